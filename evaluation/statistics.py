@@ -1,0 +1,176 @@
+"""Uncertainty of measured values: over test images for one seed, and over seeds."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from ganspect.evaluation import ranks
+from scipy import stats
+
+BINS = 4096  # rank bins taken from each class's own quantiles
+WEIGHTS_AT_A_TIME = 1 << 19
+
+
+def seed_interval(values) -> tuple[float, float, float]:
+    """Mean over seeds and its 95 % interval by Student's t.
+
+    Args:
+        values: one result per seed, `[n]`, n >= 1.
+
+    Returns:
+        `(mean, low, high)`; the bounds are NaN for one seed, all three where some value is NaN. The bounds are not
+        clipped to [0, 1].
+
+    Raises:
+        ValueError: when there are no values.
+    """
+    values = np.asarray(values, np.float64).ravel()
+    if not len(values):
+        raise ValueError("no values")
+    mean = float(values.mean())
+    if len(values) == 1:
+        return mean, math.nan, math.nan
+    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+    return mean, mean - half, mean + half
+
+
+def bootstrap_interval(
+    statistic: Callable[[np.ndarray], np.ndarray], groups, samples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % percentile interval of a statistic over images drawn again with replacement.
+
+    Images are redrawn within their group (normal, anomalous), since a test set's composition was chosen, not sampled:
+    every draw has as many of each as the test set.
+
+    Args:
+        statistic: maps weights `[B, n]` (how often each image was drawn) to values `[B]`.
+        groups: `[n]`, the group of each image.
+        samples: number of draws.
+        seed: of the draws; the same seed gives the same interval.
+
+    Returns:
+        `(low, high)`; NaN where the statistic is undefined. Where the classes separate perfectly in the sample, the
+        interval has no width: it says nothing of defects unlike those in the test set.
+    """
+    groups = np.asarray(groups).ravel()
+    generator = np.random.default_rng(seed)
+    block, values = max(1, WEIGHTS_AT_A_TIME // max(len(groups), 3 * BINS)), []
+    for first in range(0, samples, block):
+        count = min(block, samples - first)
+        weights = np.empty((count, len(groups)))
+        for group in np.unique(groups):
+            members = np.flatnonzero(groups == group)
+            weights[:, members] = generator.multinomial(len(members), np.full(len(members), 1 / len(members)), count)
+        values.append(statistic(weights))
+    values = np.concatenate(values) if values else np.empty(0)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return math.nan, math.nan
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def bootstrap_image_auroc(labels, scores, samples: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of `image_auroc`, exact in every draw.
+
+    Args:
+        labels: bool or 0/1 `[N]`.
+        scores: real `[N]`.
+        samples: as in `bootstrap_interval`.
+        seed: as in `bootstrap_interval`.
+
+    Returns:
+        `(low, high)`; NaN when one class is missing.
+    """
+    (labels,), (scores,) = ranks.as_images(labels, scores)
+    found = ranks.survey([labels], [scores])
+    if not found.normal or not found.anomalous:
+        return math.nan, math.nan
+    keys = ranks.order_keys(ranks.as_scores(scores), found.wide)
+    order = np.argsort(keys)
+    starts = np.flatnonzero(np.concatenate([[True], np.diff(keys[order]) != 0]))
+    anomalous = (labels != 0)[order]
+
+    def statistic(weights):
+        weights = weights[:, order]
+        positive = np.add.reduceat(weights * anomalous, starts, axis=1)
+        return _auroc(np.add.reduceat(weights, starts, axis=1) - positive, positive)
+
+    return bootstrap_interval(statistic, labels != 0, samples, seed)
+
+
+def bootstrap_pixel_metrics(
+    masks: Sequence, maps: Sequence, samples: int = 1000, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """95 % bootstrap intervals of `pixel_auroc` and `pixel_aupr` over the test images.
+
+    Images are redrawn whole, since pixels of one image are not independent. Each image is reduced once to counts in
+    rank bins, cut at 4096 quantiles of the normal and 4096 of the anomalous pixels' pooled scores, the latter and
+    heavily tied scores alone in theirs; a draw adds up histograms. Against the exact metrics the binning errs by less
+    than 1e-5 in AUROC and 1e-4 in AUPR (by nothing where 4096 quantiles reach every distinct score), small beside any
+    interval.
+
+    Memory: 4 bytes a pixel (8 beyond float32) while the bins are chosen, then about 200 kB an image.
+
+    Args:
+        masks: as in `metrics.pixel_auroc`.
+        maps: as in `metrics.pixel_auroc`.
+        samples: as in `bootstrap_interval`.
+        seed: as in `bootstrap_interval`.
+
+    Returns:
+        `{"pixel_auroc": (low, high), "pixel_aupr": (low, high)}`; NaN when one class is missing.
+    """
+    found = ranks.survey(masks, maps)
+    if not found.normal or not found.anomalous:
+        return {"pixel_auroc": (math.nan, math.nan), "pixel_aupr": (math.nan, math.nan)}
+    edges, single = _rank_bins(masks, maps, found)
+    normal, anomalous = _histograms(masks, maps, found.wide, edges)
+    groups = anomalous.sum(axis=1) > 0
+    return {
+        "pixel_auroc": bootstrap_interval(lambda w: _auroc(w @ normal, w @ anomalous), groups, samples, seed),
+        "pixel_aupr": bootstrap_interval(lambda w: _ap(w @ normal, w @ anomalous, single), groups, samples, seed),
+    }
+
+
+def _rank_bins(masks, maps, found: ranks.Survey) -> tuple[np.ndarray, np.ndarray]:
+    """Lower edges of the bins (ascending keys), and which bins hold one distinct score only."""
+    ((normal, anomalous),) = ranks.sorted_classes(masks, maps, found, math.inf)
+    edges = []
+    for keys, alone in ((normal, 1), (anomalous, 0)):
+        chosen = keys[np.linspace(0, len(keys) - 1, min(len(keys), BINS)).astype(np.int64)]
+        values, repeats = np.unique(chosen, return_counts=True)
+        edges += [values, values[repeats > alone] + values.dtype.type(1)]  # the next key ends a bin of one score
+    edges = np.unique(np.concatenate(edges))
+    inside = sum(np.append(np.searchsorted(keys, edges[1:]), len(keys)) for keys in (normal, anomalous))
+    equal = sum(np.searchsorted(keys, edges, "right") for keys in (normal, anomalous))
+    return edges, inside == equal
+
+
+def _histograms(masks, maps, wide: bool, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Counts of normal and anomalous pixels per image and bin, float64 `[n, bins]` each (whole numbers)."""
+    counts = np.zeros((2, len(masks), len(edges)))
+    for index, (mask, values) in enumerate(zip(masks, maps, strict=True)):
+        keys, positive = ranks.order_keys(ranks.as_scores(values), wide).ravel(), np.asarray(mask).ravel() != 0
+        for which, chosen in enumerate((keys[~positive], keys[positive])):
+            chosen.sort()
+            counts[which, index] = np.diff(np.append(np.searchsorted(chosen, edges), len(chosen)))
+    return counts[0], counts[1]
+
+
+def _auroc(normal: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
+    """AUROC `[B]` of counts `[B, bins]` in ascending bins, a shared bin counting half."""
+    below = np.cumsum(normal, axis=1) - normal / 2
+    pairs = normal.sum(axis=1) * anomalous.sum(axis=1)
+    wins = np.sum(anomalous * below, axis=1)
+    return np.divide(wins, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+
+
+def _ap(normal: np.ndarray, anomalous: np.ndarray, single: np.ndarray) -> np.ndarray:
+    """Average precision `[B]` of counts in ascending bins: a tie is one threshold, a wider bin counts at its middle."""
+    share = np.where(single, 0.0, 0.5)
+    caught = np.cumsum(anomalous[:, ::-1], axis=1)[:, ::-1] - share * anomalous
+    called = caught + np.cumsum(normal[:, ::-1], axis=1)[:, ::-1] - share * normal
+    precision = np.divide(caught, called, out=np.zeros_like(caught), where=called > 0)
+    total = anomalous.sum(axis=1)
+    return np.divide(np.sum(anomalous * precision, axis=1), total, out=np.full(len(total), np.nan), where=total > 0)

@@ -1,0 +1,158 @@
+"""The contract of every method: a `keras.Model` whose `step` is written once and trains on TensorFlow and on JAX.
+
+A method builds its networks in `__init__`, its optimisers in `compile`, and writes its whole update in `step(batch)`.
+Only three functions below know the backend: `minimise`, `input_gradient` and `compile_inference`.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+class Detector(keras.Model):
+    """Base class of all methods.
+
+    A subclass sets `config`, its networks and `loss_names`, and calls `finish_compile` at the end of its `compile`.
+
+    Attributes:
+        loss_names: names of the scalars that `step` returns.
+        optimizers: `{name: keras optimiser}`, set by `finish_compile`.
+    """
+
+    loss_names: tuple[str, ...] = ()
+
+
+    def step(self, batch):
+        """Runs one training step on a prepared batch and returns `{loss name: scalar}`."""
+        raise TypeError(f"{type(self).__name__} does not define its training step")
+
+    def prepare(self, images):
+        """Maps uint8 `[B, H, W, C]` in 0..255 to float32 in [-1, 1], the range of every network with a tanh output."""
+        return ops.cast(images, "float32") / 127.5 - 1.0
+
+
+    def finish_compile(self, optimizers):
+        """Builds each optimiser on the variables it updates.
+
+        Optimisers that are not built before weights are loaded lose their slots, so none is left for later.
+
+        Args:
+            optimizers: `{name: (keras optimiser, list of networks)}`.
+        """
+        super().compile(optimizer=None, jit_compile=False)
+        self.optimizers = {name: optimizer for name, (optimizer, _) in optimizers.items()}
+        for optimizer, networks in optimizers.values():
+            optimizer.build([v for network in networks for v in network.trainable_variables])
+        self.loss_trackers = {name: keras.metrics.Mean(name=name) for name in self.loss_names}
+
+    @property
+    def metrics(self):
+        return list(getattr(self, "loss_trackers", {}).values())
+
+    @property
+    def state(self):
+        """Every variable that training reads or writes, in a fixed order: networks, seeds, optimisers, metrics."""
+        slots = [v for optimizer in self.optimizers.values() for v in optimizer.variables]
+        means = [v for tracker in self.metrics for v in tracker.variables]
+        return [*self.variables, *slots, *means]
+
+    def train_step(self, data):
+        """One step under `model.fit` (TensorFlow); returns the running means of the epoch."""
+        for name, value in self.step(data).items():
+            self.loss_trackers[name].update_state(value)
+        return {name: tracker.result() for name, tracker in self.loss_trackers.items()}
+
+
+    def minimise(self, losses_fn, updates):
+        """One forward pass, one optimiser update per loss; every gradient is taken before any update is applied.
+
+        Args:
+            losses_fn: `() -> {name: scalar}`. Those named in `updates` are minimised, the others are only logged.
+            updates: `{loss name: (list of networks, keras optimiser)}`.
+
+        Returns:
+            The dict of scalars.
+        """
+        trained = {
+            name: [v for network in networks for v in network.trainable_variables]
+            for name, (networks, _) in updates.items()
+        }
+        gradients, losses = _gradients(losses_fn, trained, self.state if _backend() == "jax" else None)
+        for name, (_, optimizer) in updates.items():
+            optimizer.apply(gradients[name], trained[name])
+        return losses
+
+    def input_gradient(self, fn, *inputs):
+        """Gradient of `sum(fn(*inputs))` with respect to each input; can itself be differentiated."""
+        if _backend() == "tensorflow":
+            import tensorflow as tf
+
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                total = ops.sum(fn(*inputs))
+            return tape.gradient(total, inputs)
+        import jax
+
+        return jax.grad(lambda *x: ops.sum(fn(*x)), argnums=tuple(range(len(inputs))))(*inputs)
+
+    def compile_inference(self, fn):
+        """Compiles an inference function of arrays; the current weights are read at every call.
+
+        Args:
+            fn: `(*arrays) -> nested arrays`, which reads weights but writes none.
+
+        Returns:
+            A function of NumPy arrays that returns NumPy arrays in the same nesting. One graph for each input shape.
+        """
+        if _backend() == "tensorflow":
+            import tensorflow as tf
+
+            graph = tf.function(fn, jit_compile=False)
+            return lambda *arrays: tf.nest.map_structure(np.asarray, graph(*map(tf.convert_to_tensor, arrays)))
+        import jax
+
+        variables = self.variables
+
+        @jax.jit
+        def pure(values, arrays):
+            with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+                return fn(*arrays)
+
+        return lambda *arrays: jax.tree.map(np.asarray, pure([v.value for v in variables], arrays))
+
+
+def _backend():
+    """Name of the Keras backend in use."""
+    return keras.backend.backend()
+
+
+def _gradients(losses_fn, trained, state):
+    """Gradients of each loss named in `trained` for its own variables, and all losses, from one forward pass."""
+    every = [v for variables in trained.values() for v in variables]
+    if _backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape(persistent=len(trained) > 1, watch_accessed_variables=False) as tape:
+            for v in every:
+                tape.watch(v.value)
+            losses = losses_fn()
+        return {k: tape.gradient(losses[k], [v.value for v in vs]) for k, vs in trained.items()}, losses
+    import jax
+
+    ids = {id(v) for v in every}
+    others = [v for v in state if id(v) not in ids]
+    current = [v.value for v in others]  # inside a StatelessScope: the values written so far
+
+    def pure(values):
+        mapping = [*zip(every, [x for k in trained for x in values[k]], strict=True), *zip(others, current, strict=True)]
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            losses = losses_fn()
+        return {k: losses[k] for k in trained}, (losses, [scope.get_current_value(v) for v in others])
+
+    values = {k: [v.value for v in vs] for k, vs in trained.items()}
+    minimised, pullback, (losses, written) = jax.vjp(pure, values, has_aux=True)
+    zeros = {k: jax.numpy.zeros_like(x) for k, x in minimised.items()}
+    gradients = {k: pullback({**zeros, k: jax.numpy.ones_like(x)})[0][k] for k, x in minimised.items()}
+    for v, value in zip(others, written, strict=True):
+        v.assign(value)
+    return gradients, losses

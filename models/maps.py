@@ -1,0 +1,93 @@
+"""Anomaly maps: padding, smoothing and the dense evaluation of patch discriminators, in `keras.ops`."""
+
+from keras import ops
+
+
+def mean_filter(maps, size):
+    """Mean over a `size` x `size` window around every pixel, borders mirrored with the edge pixel repeated.
+
+    An even window covers the pixels from i - size/2 to i + size/2 - 1, as `scipy.ndimage.uniform_filter` does with
+    `mode="reflect"` (FCBiGAN thesis 5.2: 48x48 mean filter).
+
+    Args:
+        maps: float `[B, H, W]`; H and W at least size/2.
+        size: window side in pixels.
+
+    Returns:
+        float `[B, H, W]`.
+    """
+    before, after = size // 2, size - 1 - size // 2
+    x = ops.pad(maps, ((0, 0), (before, after), (before, after)), mode="symmetric")[..., None]
+    x = ops.average_pool(x, (size, 1), strides=1, padding="valid")
+    return ops.average_pool(x, (1, size), strides=1, padding="valid")[..., 0]
+
+
+def pad_to_multiple(images, multiple):
+    """Pads bottom and right by mirroring, so that height and width are multiples of `multiple`; crop the result back.
+
+    Args:
+        images: float `[B, H, W, C]`; H and W greater than multiple / 2.
+        multiple: positive int.
+
+    Returns:
+        float `[B, H', W', C]` with H' - H and W' - W below `multiple`.
+    """
+    height, width = images.shape[1:3]
+    bottom, right = -height % multiple, -width % multiple
+    if not (bottom or right):
+        return images
+    return ops.pad(images, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="symmetric")
+
+
+def dense_map(images, stages, head, stride=1, slope=0.2):
+    """A patch network's output at every `stride`-th pixel, by exact shift-and-stitch through dilation.
+
+    The patch network is a stack of stages (convolutions with leaky ReLU, then 2x2 average pooling) and a valid `head`
+    convolution that leaves one number for a patch. Sliding it over the image equals one pass in which each pooling is
+    taken at stride 1 and everything after it is dilated by 2 (Long et al. 2015; FCBiGAN thesis 4.2). The first
+    log2(stride) poolings stay strided. All convolutions are valid on an image extended by reflection, so that no output
+    has seen artificial zeros; a window is centred on its pixel (on the middle of its stride x stride cell).
+
+    Args:
+        images: float `[B, H, W, C]`; H and W multiples of `stride` and greater than the padding (38 for 48x48 patches).
+        stages: list of lists of convolution kernels `[k, k, in, out]`, k odd.
+        head: kernel `[b, b, in, 1]`.
+        stride: power of two, at most 2 ** len(stages).
+        slope: of the leaky ReLU.
+
+    Returns:
+        float `[B, H / stride, W / stride]`.
+
+    Raises:
+        ValueError: `stride` is not one of the powers of two allowed.
+    """
+    if stride not in [2**k for k in range(len(stages) + 1)]:
+        raise ValueError(f"stride must be a power of two up to {2 ** len(stages)}, not {stride}")
+    height, width = images.shape[1:3]
+    context = sum(2**i * sum(kernel.shape[0] // 2 for kernel in stage) for i, stage in enumerate(stages))
+    patch = head.shape[0] * 2 ** len(stages)
+    before = context + patch // 2 - stride // 2
+    after = context + patch - 1 - patch // 2 + stride // 2
+    x = ops.pad(images, ((0, 0), (before, after), (before, after), (0, 0)), mode="reflect")
+    step, dilation = 1, 1
+    for stage in stages:
+        for kernel in stage:
+            x = ops.conv(x, kernel, padding="valid", dilation_rate=dilation)
+            x = ops.leaky_relu(x, slope)
+        if step < stride:
+            x = ops.average_pool(x, 2, strides=2, padding="valid")
+            step *= 2
+        else:
+            d = dilation
+            x = (x[:, :-d, :-d] + x[:, d:, :-d] + x[:, :-d, d:] + x[:, d:, d:]) / 4
+            dilation *= 2
+    x = ops.conv(x, head, padding="valid", dilation_rate=dilation)
+    return x[:, : height // stride, : width // stride, 0]
+
+
+def enlarge(maps, stride):
+    """Bilinear enlargement of a strided map `[B, h, w]` to `[B, h stride, w stride]`, cells centred."""
+    if stride == 1:
+        return maps
+    height, width = maps.shape[1:3]
+    return ops.image.resize(maps[..., None], (height * stride, width * stride), interpolation="bilinear")[..., 0]

@@ -1,0 +1,43 @@
+"""Atomic writes: a reader, or the next run after a kill, sees the old file or the new one, never half of it."""
+
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_write(path, mode="w"):
+    """Opens a temporary file beside `path`; on success it is flushed to disk and renamed to `path`.
+
+    Args:
+        path: file to create or replace; missing folders are made.
+        mode: "w" for text, "wb" for bytes.
+
+    Yields:
+        The open file. An exception inside leaves `path` as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""})) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path, content):
+    """Writes `content` as indented JSON, atomically."""
+    with atomic_write(path) as file:
+        json.dump(content, file, indent=2, sort_keys=False)
+        file.write("\n")
+
+
+def read_json(path, default=None):
+    """The content of a JSON file, or `default` if it does not exist."""
+    path = Path(path)
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default

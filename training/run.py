@@ -1,0 +1,173 @@
+"""The run folder: everything that is known about one trained cell, in small files that outlive the process.
+
+    config.json     resolved settings; a run is continued only with the same ones
+    manifest.json   commit, versions, hardware, threads, seed, command, data fingerprint
+    status.json     state (running, interrupted, trained, finished, failed, diverged), epochs, seconds, message
+    history.csv     one row for each epoch
+    scores_<epoch>.csv, metrics.json, maps/, figures/, checkpoints/
+"""
+
+import csv
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ganspect.training.files import atomic_write, read_json, write_json
+
+PACKAGES = ("ganspect", "tensorflow", "keras", "jax", "numpy", "scipy", "scikit-image", "pillow")
+
+
+class ConfigMismatch(RuntimeError):
+    """A run folder that was started with other settings."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder.
+
+    Args:
+        path: `<runs>/<paper>/<dataset>/<method>/<category>/seed_<n>`.
+    """
+
+    path: Path
+
+    @property
+    def checkpoint(self):
+        return self.path / "checkpoints" / "last.npz"
+
+    @property
+    def status(self):
+        return read_json(self.path / "status.json", {"state": "new"})
+
+    @property
+    def metrics(self):
+        return read_json(self.path / "metrics.json", {})
+
+    @property
+    def manifest(self):
+        return read_json(self.path / "manifest.json", {})
+
+    @property
+    def config(self):
+        return read_json(self.path / "config.json", {})
+
+    def set_status(self, state, **details):
+        """Replaces status.json; earlier details that are not named again are kept."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        write_json(self.path / "status.json", {**self.status, "state": state, "updated": now, **details})
+
+    def open(self, config, manifest):
+        """Starts the run, or continues it if its settings are the same.
+
+        Raises:
+            ConfigMismatch: the folder was started with other settings; the message names each difference.
+        """
+        stored = self.config
+        if stored and stored != config:
+            names = sorted(k for k in {*stored, *config} if stored.get(k) != config.get(k))
+            differences = "; ".join(f"{k}: stored {stored.get(k)!r}, asked {config.get(k)!r}" for k in names)
+            raise ConfigMismatch(
+                f"{self.path} was started with other settings ({differences}). "
+                "Use --force to train it anew or --runs-dir for another folder."
+            )
+        write_json(self.path / "config.json", config)
+        write_json(self.path / "manifest.json", manifest)
+
+    def restart(self):
+        """Sets a stored run aside under the next free name `<path>.old<n>`: nothing is deleted."""
+        if self.path.exists():
+            n = next(n for n in range(1, 10_000) if not self.path.with_name(f"{self.path.name}.old{n}").exists())
+            os.rename(self.path, self.path.with_name(f"{self.path.name}.old{n}"))
+
+    def read_table(self, name):
+        """Rows of a CSV file of the run as dicts of strings; empty if there is none."""
+        path = self.path / name
+        if not path.exists():
+            return []
+        with open(path, encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    def write_table(self, name, rows):
+        """Writes rows (dicts with the same keys) as CSV, atomically."""
+        write_csv(self.path / name, rows)
+
+
+def write_csv(path, rows, columns=None):
+    """Writes dicts as CSV, atomically; floats in full precision.
+
+    Args:
+        path: file to replace.
+        rows: list of dicts.
+        columns: order of the columns; that of the first row by default.
+    """
+    with atomic_write(path) as file:
+        writer = csv.DictWriter(file, columns or list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def git_state(folder):
+    """Commit and whether the checkout differs from it, or `(None, None)` outside a checkout."""
+
+    def git(*arguments):
+        done = subprocess.run(("git", "-C", str(folder), *arguments), capture_output=True, text=True, timeout=30)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    try:
+        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
+    except (OSError, subprocess.TimeoutExpired):
+        return None, None
+    return commit, None if changes is None else bool(changes)
+
+
+def processor():
+    """Name of the processor, or of the accelerator that JAX sees, and the number of cores this process may use."""
+    names = [platform.processor() or platform.machine()]
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")][:1] or names
+    except OSError:
+        pass
+    if "jax" in sys.modules:
+        names = [d.device_kind for d in sys.modules["jax"].devices() if d.platform != "cpu"][:1] or names
+    return f"{names[0]}, {len(os.sched_getaffinity(0))} cores"
+
+
+def make_manifest(seed, fingerprint, threads, backend):
+    """What produced a run: code, versions, hardware, command, data.
+
+    Args:
+        seed: of the run.
+        fingerprint: SHA-256 of the data.
+        threads: number of threads asked for, or None for the backend's choice.
+        backend: name of the Keras backend.
+    """
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    commit, dirty = git_state(Path(__file__).resolve().parent)
+    return {
+        "commit": commit,
+        "dirty": dirty,
+        "versions": {"python": platform.python_version(), **versions},
+        "backend": backend,
+        "hardware": processor(),
+        "threads": threads,
+        "seed": seed,
+        "command": command_line(),
+        "data_fingerprint": fingerprint,
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def command_line():
+    """The command as a user would type it."""
+    return " ".join(["ganspect" if Path(sys.argv[0]).name in ("ganspect", "cli.py") else "python", *sys.argv[1:]])
