@@ -12,8 +12,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from ganspect.evaluation import ranks
 from scipy import ndimage
+
+from ganspect.evaluation import ranks
 
 
 def why_undefined(labels, unit: str = "image") -> str | None:

@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from ganspect.evaluation import ranks
 from scipy import stats
+
+from ganspect.evaluation import ranks
 
 BINS = 4096  # rank bins taken from each class's own quantiles
 WEIGHTS_AT_A_TIME = 1 << 19

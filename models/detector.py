@@ -16,6 +16,7 @@ class Detector(keras.Model):
 
     Attributes:
         loss_names: names of the scalars that `step` returns.
+        score_names: names of the anomaly maps that a method offers, the paper's first.
         optimizers: `{name: keras optimiser}`, set by `finish_compile`.
     """
 

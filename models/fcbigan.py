@@ -46,6 +46,7 @@ class FCBiGANConfig:
     beta_1: float = 0.2  # [skal]
     beta_2: float = 0.999  # [skal]
     reconstruction_weight: float = 0.1  # [skal] lambda of eq. 6, for a mean-reduced error and un-halved least squares
+    generator_reconstruction_weight: float = 0.0  # [thesis eq. 6] the penalty trains E alone; above 0: [ours] G as well
     batch_size: int = 32  # [skal]
     patches_per_epoch: int = 12_000  # [thesis 5.2]
     epochs: int = 100  # [skal]
@@ -165,6 +166,8 @@ class FCBiGAN(Detector):
         """Builds the networks; sets the global random seed to `config.seed`, so equal configs give equal weights."""
         super().__init__(name="fcbigan")
         self.config = config or FCBiGANConfig()
+        chosen = self.config.aggregation
+        self.score_names = (chosen, *(name for name in AGGREGATIONS if name != chosen))
         keras.utils.set_random_seed(self.config.seed)
         self.generator = build_generator(self.config)  # G
         self.encoder = build_encoder(self.config)  # E
@@ -178,7 +181,7 @@ class FCBiGAN(Detector):
             shape=(2, 2), initializer="identity", trainable=False, name="loss_covariance"
         )
         self.built = True
-        self._compiled_losses = {}
+        self._compiled_evidence = {}
 
     def compile(self):
         """Makes and builds the three Adam optimisers [skal]."""
@@ -208,6 +211,7 @@ class FCBiGAN(Detector):
         Returns:
             Scalars by `loss_names`: the three losses, the reconstruction error, D's mean output on real and fake pairs.
         """
+        c = self.config
         images = ops.convert_to_tensor(images)
         count = ops.shape(images)[0]
         z = self.draw_latents(count)
@@ -234,8 +238,8 @@ class FCBiGAN(Detector):
             fake = self.discriminator([fakes, z], training=True)
             real = self.discriminator([images, codes], training=True)
             return {
-                "g_loss": losses.least_squares(fake, 1.0),  # eq. 5
-                "e_loss": losses.least_squares(real, 0.0) + self.config.reconstruction_weight * error,  # eq. 6
+                "g_loss": losses.least_squares(fake, 1.0) + c.generator_reconstruction_weight * error,  # eq. 5
+                "e_loss": losses.least_squares(real, 0.0) + c.reconstruction_weight * error,  # eq. 6
                 "reconstruction_mae": error,
             }
 
@@ -302,7 +306,7 @@ class FCBiGAN(Detector):
         stages = [[self.trunk.get_layer(f"d{i}{j}_conv").kernel for j in "ab"] for i in (1, 2, 3)]
         return stages, self.trunk.get_layer("head_conv").kernel
 
-    def losses_of(self, image, stride=None):
+    def evidence(self, image, stride=None):
         """`pixel_losses` of one uint8 image `[H, W, C]`, compiled: NumPy arrays without the batch axis.
 
         Raises:
@@ -314,9 +318,9 @@ class FCBiGAN(Detector):
                 f"got {image.shape}"
             )
         stride = stride or self.config.map_stride
-        if stride not in self._compiled_losses:
-            self._compiled_losses[stride] = self.compile_inference(lambda x: self.pixel_losses(self.prepare(x), stride))
-        return {name: array[0] for name, array in self._compiled_losses[stride](image[None]).items()}
+        if stride not in self._compiled_evidence:
+            self._compiled_evidence[stride] = self.compile_inference(lambda x: self.pixel_losses(self.prepare(x), stride))
+        return {name: array[0] for name, array in self._compiled_evidence[stride](image[None]).items()}
 
     def calibrate(self, images, stride=None):
         """Sets the z-score constants and the covariance from normal images that training did not see (decision 1g).
@@ -332,7 +336,7 @@ class FCBiGAN(Detector):
             raise ValueError("calibrate needs at least one normal image")
         count, total, products = 0, np.zeros(2), np.zeros((2, 2))
         for image in images:
-            found = self.losses_of(image, stride)
+            found = self.evidence(image, stride)
             pixels = np.stack([found["l_r"].ravel(), found["l_d"].ravel()]).astype("float64")  # [2, pixels]
             count, total, products = count + pixels.shape[1], total + pixels.sum(1), products + pixels @ pixels.T
         means = total / count
@@ -364,15 +368,15 @@ class FCBiGAN(Detector):
             return np.sqrt(inverse[0, 0] * r * r + 2 * inverse[0, 1] * r * d + inverse[1, 1] * d * d).astype("float32")
         return {"reconstruction": z_r, "discriminator": z_d}[aggregation]
 
-    def anomaly_map(self, image, aggregation=None, stride=None):
-        """Smoothed anomaly of each pixel of one uint8 image `[H, W, C]`: float32 `[H, W]`."""
-        found = self.losses_of(image, stride)
-        return self.smooth(self.aggregate(found["l_r"], found["l_d"], aggregation))
+    def map_from(self, evidence, name=None):
+        """The mean filter over the aggregated losses (thesis 5.2; decision 1h: in this order).
 
-    def smooth(self, pixels):
-        """The mean filter over one map `[H, W]` (thesis 5.2; decision 1h: after the aggregation)."""
+        Args:
+            evidence: from `evidence`.
+            name: an aggregation; `config.aggregation` by default.
+
+        Returns:
+            float32 `[H, W]`.
+        """
+        pixels = self.aggregate(evidence["l_r"], evidence["l_d"], name)
         return ops.convert_to_numpy(maps.mean_filter(ops.convert_to_tensor(pixels[None]), self.config.filter_size))[0]
-
-    def anomaly_score(self, image, aggregation=None, stride=None):
-        """Maximum of the image's anomaly map (beyond the thesis, which scores pixels only)."""
-        return float(self.anomaly_map(image, aggregation, stride).max())

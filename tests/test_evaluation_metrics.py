@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from ganspect.evaluation import metrics, ranks, smoothing, thresholds
 from sklearn import metrics as reference
+
+from ganspect.evaluation import metrics, ranks, smoothing, thresholds
 
 MILLION = 1_000_000
 

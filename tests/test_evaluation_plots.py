@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from ganspect.evaluation import palette, plots
 from matplotlib.image import imread
 from skimage.io import imread as read_colours
+
+from ganspect.evaluation import palette, plots
 
 
 def noise(height=96, width=96, channels=3, seed=0):

@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from ganspect.evaluation import metrics, ranks, statistics, thresholds
 from scipy import stats
+
+from ganspect.evaluation import metrics, ranks, statistics, thresholds
 
 
 def scene(generator, images=24, size=64, shift=1.5, decimals=None):

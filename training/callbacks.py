@@ -24,12 +24,11 @@ class Recorder(keras.callbacks.Callback):
         first_epoch: finished epochs of the checkpoint that training starts from.
         steps: optimisation steps in an epoch.
         measure: `epoch -> {name: float}`, further columns measured after each epoch (or None).
-        every: epochs between two checkpoints; the last epoch always has one.
     """
 
-    def __init__(self, run, first_epoch, steps, measure=None, every=1):
+    def __init__(self, run, first_epoch, steps, measure=None):
         super().__init__()
-        self.run, self.steps, self.measure, self.every = run, steps, measure, every
+        self.run, self.steps, self.measure = run, steps, measure
         self.rows = [row for row in run.read_table("history.csv") if int(row["epoch"]) <= first_epoch]
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -45,10 +44,40 @@ class Recorder(keras.callbacks.Callback):
         row |= self.measure(epoch + 1) if self.measure else {}
         self.rows.append({**row, "seconds": round(seconds, 2)})
         self.run.write_table("history.csv", self.rows)
-        stopping = self.model.stop_training or epoch + 1 == self.params.get("epochs")
-        if (epoch + 1) % self.every == 0 or stopping:
-            save_state(self.run.checkpoint, self.model.state, epoch + 1)
+        save_state(self.run.checkpoint, self.model.state, epoch + 1)
         self.run.set_status("running", epoch=epoch + 1)
+
+
+class EarlyStop(keras.callbacks.Callback):
+    """Stops when the held-out reconstruction error has not fallen for `patience` epochs after epoch `start` [skal].
+
+    A function of history.csv alone, so a resumed training stops where an uninterrupted one does. The best weights are
+    written to `best`.
+
+    Args:
+        recorder: the `Recorder` of the same training, called before this one.
+        best: path of the best checkpoint.
+    """
+
+    def __init__(self, recorder, best, patience=10, start=50):
+        super().__init__()
+        self.recorder, self.best, self.patience, self.start = recorder, best, patience, start
+
+    def errors(self):
+        """`{epoch: held-out error}` of the epochs that count."""
+        rows = [(int(row["epoch"]), float(row["held_out_mae"])) for row in self.recorder.rows]
+        return {epoch: error for epoch, error in rows if epoch >= self.start}
+
+    def is_over(self):
+        errors = self.errors()
+        return bool(errors) and max(errors) - min(errors, key=errors.get) >= self.patience
+
+    def on_epoch_end(self, epoch, logs=None):
+        errors = self.errors()
+        if errors and min(errors, key=errors.get) == epoch + 1:
+            save_state(self.best, self.model.state, epoch + 1)
+        if self.is_over():
+            self.model.stop_training = True
 
 
 class StopOnSignal(keras.callbacks.Callback):

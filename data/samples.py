@@ -1,0 +1,344 @@
+"""One scanner for every folder layout: typed samples with their labels, masks and regions of interest.
+
+| layout | recognised by | training normals | test |
+|---|---|---|---|
+| MVTec | `train/good` | `train/good` | `test/<defect>`, masks `ground_truth/<defect>/<stem>_mask.*` |
+| NanoTWICE | `Normal` | `Normal` | `Anomalous/images`, masks `Anomalous/gt/<stem>_gt.*` |
+| casting | `train/ok_front` | `train/ok_front` | `test/ok_front`, `test/def_front`; no masks |
+| plain folder | images directly inside | all of them | none |
+
+Masks and regions of interest (`roi/<split>/<defect>/<stem>.*` beside `train` and `test`) are matched by stem, whatever
+the extension. An image's label is its folder, never its mask. Nothing is decoded here: `check` does that.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from ganspect.data.images import EXTENSIONS, FORMATS, DataError
+from ganspect.data.known import MVTEC_CATEGORIES, OFFICIAL_COUNTS, SOURCES, Source
+
+__all__ = [
+    "OFFICIAL_COUNTS",
+    "SOURCES",
+    "Category",
+    "DataError",
+    "Sample",
+    "Source",
+    "find_categories",
+    "held_out",
+    "layout_of",
+    "scan",
+]
+
+_GRAY_MODES = ("1", "L", "LA", "I", "F")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and what belongs to it; `name` (posix path below the category's root) is used in score files."""
+
+    path: Path
+    split: str  # "train" or "test"
+    defect: str  # folder name; "good" for normal
+    label: int  # 0 normal, 1 anomalous
+    mask_path: Path | None
+    roi_path: Path | None
+    name: str
+
+
+@dataclass(frozen=True)
+class Category:
+    """The images of one category, and what the scanner noticed.
+
+    `notes` must be printed beside any figure; `problems` (mask missing, stem used twice) are errors and `ignored`
+    (files and folders left out) warnings of `check`.
+    """
+
+    dataset: str
+    name: str
+    root: Path
+    samples: tuple[Sample, ...]
+    notes: tuple[str, ...] = ()
+    channels: int = 3  # 1 where the files are gray
+    problems: tuple[tuple[Path, str], ...] = ()
+    ignored: tuple[tuple[Path, str], ...] = ()
+
+    @property
+    def train(self) -> tuple[Sample, ...]:
+        """Training images, all normal, in order of their names."""
+        return tuple(sample for sample in self.samples if sample.split == "train")
+
+    @property
+    def test(self) -> tuple[Sample, ...]:
+        """Test images in order of their names."""
+        return tuple(sample for sample in self.samples if sample.split == "test")
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether any image has a ground-truth mask."""
+        return any(sample.mask_path for sample in self.samples)
+
+
+class _Folder:
+    """The images found so far below one root, with the problems and the leftovers."""
+
+    def __init__(self, root: Path):
+        self.root, self.samples, self.problems, self.ignored = root, [], [], []
+
+    def add(self, folder: str, split: str, defect: str, masks: str | None = None):
+        """Take every image of `folder`, matching masks and regions of interest by stem."""
+        images = list(self._files(folder))
+        found = self._by_stem(masks, ("_mask", "_gt")) if masks else {}
+        regions = self._by_stem(f"roi/{split}/{defect}", ("_roi", "_mask"))
+        for path in images:
+            mask, roi = (self._one(path, candidates) for candidates in (found, regions))
+            name = path.relative_to(self.root).as_posix()
+            self.samples.append(Sample(path, split, defect, int(defect != "good"), mask, roi, name))
+        self._stems(images, bool(found or regions))
+        self._orphans(images, found, "mask without an image")
+        self._orphans(images, regions, "region of interest without an image")
+
+    def leave_out(self, parent: str, known: Sequence[str], why: str):
+        """Note the sub-folders of `parent` that are not read."""
+        for child in _folders(self.root / parent):
+            if child.name not in known:
+                self.ignored.append((child, why))
+
+    def _files(self, folder: str):
+        """The image files of one folder in order of their names; anything else is noted."""
+        place = self.root / folder
+        for path in sorted(place.iterdir()) if place.is_dir() else ():
+            if path.name.startswith(".") or not path.is_file():
+                continue
+            if path.suffix.lower() in EXTENSIONS:
+                yield path
+            elif folder:
+                self.ignored.append((path, "not read: extension unknown"))
+
+    def _by_stem(self, folder: str, suffixes: Sequence[str]) -> dict[str, list[Path]]:
+        found: dict[str, list[Path]] = {}
+        for path in self._files(folder):
+            suffix = next((s for s in suffixes if path.stem.endswith(s)), "")
+            found.setdefault(path.stem.removesuffix(suffix), []).append(path)
+        return found
+
+    def _one(self, path: Path, found: dict[str, list[Path]]) -> Path | None:
+        candidates = found.get(path.stem, [])
+        if len(candidates) > 1:
+            names = ", ".join(candidate.name for candidate in candidates)
+            self.problems.append((path, f"more than one mask or region of interest: {names}"))
+        return candidates[0] if candidates else None
+
+    def _stems(self, images: list[Path], matched: bool):
+        """Two images with one stem cannot both own the mask of that stem."""
+        seen: dict[str, Path] = {}
+        for path in images if matched else ():
+            first = seen.setdefault(path.stem, path)
+            if first != path:
+                self.problems.append((path, f"same stem as {first.name}: their masks cannot be told apart"))
+
+    def _orphans(self, images: list[Path], found: dict[str, list[Path]], why: str):
+        stems = {path.stem for path in images}
+        self.ignored.extend((path, why) for stem in found if stem not in stems for path in found[stem])
+
+    def require(self, attribute: str, what: str, wanted):
+        """An error for every sample that `wanted` selects and that lacks what others of its split have."""
+        splits = {sample.split for sample in self.samples if getattr(sample, attribute)}
+        for sample in filter(wanted, self.samples):
+            if sample.split in splits and getattr(sample, attribute) is None:
+                self.problems.append((sample.path, f"no {what} of this stem, while other images have one"))
+
+
+def _read_mvtec(folder: _Folder):
+    folder.add("train/good", "train", "good")
+    for child in _folders(folder.root / "test"):
+        folder.add(f"test/{child.name}", "test", child.name, f"ground_truth/{child.name}")
+    folder.leave_out("train", ("good",), "not read: only train/good is trained on")
+    folder.leave_out("ground_truth", [p.name for p in _folders(folder.root / "test")], "masks of no test folder")
+
+
+def _read_nanotwice(folder: _Folder):
+    folder.add("Normal", "train", "good")
+    folder.add("Anomalous/images", "test", "anomalous", "Anomalous/gt")
+
+
+def _read_casting(folder: _Folder):
+    folder.add("train/ok_front", "train", "good")
+    folder.add("test/ok_front", "test", "good")
+    folder.add("test/def_front", "test", "def_front")
+    folder.leave_out("train", ("ok_front",), "not read: only train/ok_front is trained on")
+
+
+def _read_plain(folder: _Folder):
+    folder.add("", "train", "good")
+
+
+_READERS = {"mvtec": _read_mvtec, "nanotwice": _read_nanotwice, "casting": _read_casting, "folder": _read_plain}
+
+
+def layout_of(path) -> str | None:
+    """ "mvtec", "nanotwice", "casting", "folder" (images directly inside), or None."""
+    root = Path(path)
+    for folder, layout in (("train/good", "mvtec"), ("train/ok_front", "casting"), ("Normal", "nanotwice")):
+        if (root / folder).is_dir():
+            return layout
+    return "folder" if root.is_dir() and any(map(_is_image, root.iterdir())) else None
+
+
+def scan(path, dataset: str | None = None, name: str | None = None) -> Category:
+    """Read one category, its layout recognised from its folders (table above).
+
+    Args:
+        path: the category's folder (`.../mvtec_ad/pill`, `.../nanotwice`, `.../casting`, any folder of images).
+        dataset: the data set's name; guessed when not given.
+        name: the category's name; guessed when not given.
+
+    Raises:
+        DataError: no such folder, or none of the layouts.
+    """
+    root = _descend(Path(path))
+    layout = layout_of(root)
+    if layout is None:
+        raise DataError(path, _not_a_category(root))
+    folder = _Folder(root)
+    _READERS[layout](folder)
+    folder.require("mask_path", "mask", lambda sample: sample.label == 1)
+    folder.require("roi_path", "region of interest", lambda sample: True)
+    guess = _key(root, layout)
+    return Category(
+        dataset or guess[0],
+        name or guess[1],
+        root,
+        tuple(sorted(folder.samples, key=lambda sample: sample.name)),
+        _notes(folder.samples),
+        1 if layout == "nanotwice" else _native_channels(folder.samples),
+        tuple(folder.problems),
+        tuple(folder.ignored),
+    )
+
+
+def find_categories(data_root) -> dict[tuple[str, str], Path]:
+    """Every category below a root: folders and packs, as `{(data set, category): path}`.
+
+    The root may hold data sets (`mvtec_ad/<category>`, `nanotwice`, `casting/casting_data`, `synthetic/<category>`,
+    `<data set>/<category>.npz`), be one of them, or be one category or a plain folder of images itself.
+
+    Raises:
+        DataError: no such folder, or a file.
+    """
+    root = Path(data_root)
+    if not root.is_dir():
+        raise DataError(root, _not_a_category(root))
+    if layout_of(_descend(root)) not in (None, "folder"):
+        return {_key(_descend(root), layout_of(_descend(root))): _descend(root)}
+    found = _categories_of(root)
+    for child in _folders(root):
+        place = _descend(child)
+        if layout_of(place) in ("nanotwice", "casting"):
+            found[_key(place, layout_of(place))] = place
+        elif layout_of(place) != "mvtec":
+            for key, path in _categories_of(child).items():
+                found.setdefault(key, path)
+    if not found and layout_of(root) == "folder":
+        return {_key(root, "folder"): root}
+    return found
+
+
+def held_out(train: Sequence[Sample]) -> tuple[list, list]:
+    """(kept, held out for thresholds) of the training images: the last 10 % by name, at least 20 where there are 100.
+
+    The share is rounded to the nearest image, and is one image where there are two to fourteen; a single image is kept.
+    """
+    ordered = sorted(train, key=lambda sample: sample.name)
+    count = held_out_count(len(ordered))
+    return ordered[: len(ordered) - count], ordered[len(ordered) - count :]
+
+
+def held_out_count(n: int) -> int:
+    """How many of n training images are held out."""
+    if n < 2:
+        return 0
+    return max(1, (n + 5) // 10, 20 if n >= 100 else 0)
+
+
+def _categories_of(parent: Path) -> dict[tuple[str, str], Path]:
+    """The MVTec-layout categories and the packs directly inside a data set's folder."""
+    folders = {child.name: child for child in _folders(parent) if layout_of(child) == "mvtec"}
+    packs = {path.stem: path for path in sorted(parent.glob("*.npz"))}
+    paths = {**packs, **folders}
+    known = bool(folders) and all(name in MVTEC_CATEGORIES for name in folders)
+    return {("mvtec_ad" if known else parent.resolve().name, name): paths[name] for name in sorted(paths)}
+
+
+def _key(root: Path, layout: str) -> tuple[str, str]:
+    """(data set, category) as the folder names tell."""
+    root = root.resolve()
+    fixed = {
+        "nanotwice": ("nanotwice", "nanofibres"),
+        "casting": ("casting", "casting"),
+        "folder": ("folder", root.name),
+    }
+    if layout in fixed:
+        return fixed[layout]
+    return ("mvtec_ad" if root.name in MVTEC_CATEGORIES else root.parent.name or "folder"), root.name
+
+
+def _descend(root: Path) -> Path:
+    """The folder inside, where a published archive wraps the data once or twice."""
+    for _ in range(2):
+        if (root / "casting_data").is_dir() and layout_of(root) in (None, "folder"):
+            root = root / "casting_data"
+    return root
+
+
+def _not_a_category(root: Path) -> str:
+    if root.suffix == ".npz":
+        return "a pack, not a folder of images: it is read by load_pack"
+    if not root.exists():
+        return "no such folder"
+    if not root.is_dir():
+        return "a file, not a folder of images"
+    inside = ", ".join(sorted(p.name for p in root.iterdir() if not p.name.startswith("."))[:8]) or "nothing"
+    return (
+        f"no known layout (found: {inside}). Expected train/good (MVTec), Normal and Anomalous (NanoTWICE), "
+        f"train/ok_front (casting), or images directly inside ({' '.join(EXTENSIONS)})"
+    )
+
+
+def _notes(samples: list[Sample]) -> tuple[str, ...]:
+    """Remarks that tables print beside their figures."""
+    normals = [sample for sample in samples if sample.split == "test" and sample.label == 0]
+    substitutes = sum(sample.path.name.startswith("sub_") for sample in normals)
+    notes = []
+    if substitutes:
+        notes.append(
+            f"substitute normals: {substitutes} of {len(normals)} normal test images stand in for the official ones"
+        )
+    if not normals and any(sample.label for sample in samples):
+        notes.append("no normal test images: image metrics are undefined")
+    return tuple(notes)
+
+
+def _native_channels(samples: list[Sample]) -> int:
+    """1 where the headers of the first readable images all say gray, else 3."""
+    modes = set()
+    for sample in samples[:8]:
+        try:
+            with Image.open(sample.path, formats=FORMATS) as image:
+                modes.add(image.mode.split(";")[0])
+        except Exception:  # `check` reports it with its reason
+            continue
+    return 1 if modes and modes <= set(_GRAY_MODES) else 3
+
+
+def _folders(parent: Path) -> list[Path]:
+    if not parent.is_dir():
+        return []
+    return sorted(child for child in parent.iterdir() if child.is_dir() and not child.name.startswith("."))
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()

@@ -1,0 +1,171 @@
+"""What a paper's script declares, and the cells that a command expands to."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SYNTHETIC = "synthetic"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of a paper's tables.
+
+    Args:
+        label: the name the paper prints.
+        build: `config -> Detector`.
+        config: the config dataclass, whose defaults are the paper's.
+        reduces_model: config fields that change the network; a departure in any other one changes the schedule.
+    """
+
+    label: str
+    build: Callable
+    config: type
+    reduces_model: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A category that a table has a row or column for.
+
+    Args:
+        dataset, category: as in the data folders and in the printed values.
+        table: number of the paper's table.
+        channels: 1 or 3, of the paper's network.
+        pixels: height and width of the images the paper used; smaller copies are other data.
+    """
+
+    dataset: str
+    category: str
+    table: str
+    channels: int
+    pixels: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much of a method's training a profile does.
+
+    Args:
+        settings: departures from the method's config.
+        curve: how many times the test set is scored during training, evenly spread.
+        curve_stride: stride of the maps of those intermediate scorings.
+        minutes: about how long one cell takes on two cores, printed by `--plan`.
+        seeds: random seeds.
+    """
+
+    settings: dict = field(default_factory=dict)
+    curve: int = 0
+    curve_stride: int = 8
+    minutes: float = 0.0
+    seeds: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: paper, method, category, seed.
+
+    Args:
+        protocol: "both" where one training on the images that are not held out serves both protocols; "paper" for a
+            training on all normal images.
+        settings: departures from the method's config, channels and seed included.
+        profile: what the settings come from.
+    """
+
+    paper: str
+    method: str
+    subject: Subject
+    seed: int
+    profile: Profile
+    settings: dict
+    protocol: str = "both"
+
+    @property
+    def name(self):
+        return f"{self.method} {self.subject.dataset}/{self.subject.category} seed {self.seed}" + (
+            " (all normals)" if self.protocol == "paper" else ""
+        )
+
+    def folder(self, runs):
+        """The run folder below `runs`."""
+        method = self.method + ("-all-normals" if self.protocol == "paper" else "")
+        subject = self.subject
+        return Path(runs) / self.paper / subject.dataset / method / subject.category / f"seed_{self.seed}"
+
+
+def parse_settings(pairs, config):
+    """`["width=16", ...]` as typed settings of a config dataclass.
+
+    Raises:
+        ValueError: no such field, or a value of another type.
+    """
+    fields = {f.name: f for f in dataclasses.fields(config)}
+    settings = {}
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        if name not in fields or not text:
+            raise ValueError(f"--set {pair}: expected field=value with one of {', '.join(fields)}")
+        kind = type(fields[name].default)
+        try:
+            settings[name] = {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
+        except (ValueError, KeyError):
+            raise ValueError(f"--set {pair}: {name} takes a {kind.__name__}") from None
+    return settings
+
+
+def expand(paper, profile, found, methods=None, categories=None, tables=None, seeds=None, overrides=()):
+    """The cells of one paper.
+
+    Args:
+        paper: a paper's script (module).
+        profile: "smoke", "quick" or "paper".
+        found: `{(dataset, category): path}` of the data at hand.
+        methods, categories, tables, seeds: keep only these, where given.
+        overrides: `field=value` texts.
+
+    Returns:
+        List of `Cell`.
+
+    Raises:
+        ValueError: a name that the paper does not have, or a wrong override.
+    """
+    subjects = [s for s in (*paper.SUBJECTS, *paper.SYNTHETIC) if (s.dataset, s.category) in found]
+    _known("category", categories, [s.category for s in (*paper.SUBJECTS, *paper.SYNTHETIC)])
+    _known("method", methods, list(paper.METHODS))
+    _known("table", tables, [s.table for s in paper.SUBJECTS])
+    cells = []
+    for subject in subjects:
+        if (categories and subject.category not in categories) or (tables and subject.table not in tables):
+            continue
+        for name in methods or paper.METHODS:
+            plan = paper.PROFILES[profile][name]
+            settings = {**plan.settings, **parse_settings(overrides, paper.METHODS[name].config)}
+            for seed in seeds or plan.seeds:
+                for protocol in ("both", "paper") if profile == "paper" else ("both",):
+                    own = {"channels": subject.channels, **settings, "seed": seed}
+                    cells.append(Cell(paper.NAME, name, subject, seed, plan, own, protocol))
+    return cells
+
+
+def departures(method, config):
+    """Fields of a stored config that differ from the paper's: `(of the network, of the schedule)`, as texts.
+
+    Args:
+        method: `Method`.
+        config: dict of config fields.
+    """
+    model, schedule = [], []
+    for f in dataclasses.fields(method.config):
+        if f.name in ("seed", "channels", "map_stride") or f.name not in config or config[f.name] == f.default:
+            continue
+        (model if f.name in method.reduces_model else schedule).append(f"{f.name} {config[f.name]:g}"
+            if isinstance(config[f.name], (int, float)) and not isinstance(config[f.name], bool)
+            else f"{f.name} {config[f.name]}")
+    return model, schedule
+
+
+def _known(what, asked, available):
+    unknown = [name for name in asked or () if name not in available]
+    if unknown:
+        raise ValueError(f"unknown {what} {', '.join(unknown)}; there are: {', '.join(dict.fromkeys(available))}")

@@ -1,0 +1,222 @@
+"""The command line: `ganspect reproduce | report | data`. TensorFlow is imported only when a command needs it."""
+
+import argparse
+import importlib
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+PAPERS = {"fcbigan": "ganspect.reproduce.fcbigan"}
+DONE, UNUSABLE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments=None):
+    """Runs one command and returns its exit code: 0 done, 1 usage error or nothing can run, 2 some failed, 130 stopped."""
+    options = build_parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+
+
+def build_parser():
+    """The argument parser; usage errors exit with 1."""
+    parser = _Parser(prog="ganspect", description="Four studies of GAN-based visual anomaly detection, re-run.")
+    parser.add_argument("--version", action="version", version=f"ganspect {version('ganspect')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    add_reproduce(commands)
+    add_report(commands)
+    add_data(commands)
+    return parser
+
+
+def add_reproduce(commands):
+    """`ganspect reproduce`."""
+    command = commands.add_parser("reproduce", help="train, measure and tabulate a paper's cells")
+    _common(command)
+    command.add_argument("--profile", choices=("smoke", "quick", "paper"), help="default: quick; smoke without data")
+    command.add_argument("--data-root", metavar="DIR", help="folder of data sets; default: the built-in synthetic set")
+    command.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change settings of the methods")
+    command.add_argument("--force", action="store_true", help="train finished cells anew; the old runs are set aside")
+    command.add_argument("--only-failed", action="store_true", help="run only the cells that failed before")
+    command.add_argument("--threads", type=int, metavar="N", help="processor threads for one training")
+    command.add_argument("--plan", action="store_true", help="print the cells, time, disk and memory, and stop")
+    command.set_defaults(run=reproduce)
+
+
+def add_report(commands):
+    """`ganspect report`."""
+    command = commands.add_parser("report", help="rebuild tables, figures and pages from stored runs; trains nothing")
+    _common(command)
+    command.set_defaults(run=report)
+
+
+def add_data(commands):
+    """`ganspect data list | check | make | pack`."""
+    command = commands.add_parser("data", help="known sets, checks, the synthetic set, packs")
+    actions = command.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=_Parser)
+    action = actions.add_parser("list", help="known data sets, where to get them, what is at hand")
+    action.add_argument("root", nargs="?")
+    action.set_defaults(run=data_list)
+    action = actions.add_parser("check", help="decode every file of a folder and name every problem")
+    action.add_argument("folder")
+    action.set_defaults(run=data_check)
+    action = actions.add_parser("make", help="write the synthetic set")
+    action.add_argument("folder")
+    action.add_argument("--size", type=int, default=128, help="pixels, default 128")
+    action.add_argument("--seed", type=int, default=0)
+    action.set_defaults(run=data_make)
+    action = actions.add_parser("pack", help="write a category as one compressed file, for machines without TensorFlow")
+    action.add_argument("folder", help="folder of one category")
+    action.add_argument("output", help="a data root to write <data set>/<category>.npz into")
+    action.add_argument("--size", type=int, help="resize to this many pixels; default: as they are")
+    action.add_argument("--channels", type=int, choices=(1, 3), help="default: the files' own")
+    action.set_defaults(run=data_pack)
+
+
+def reproduce(options):
+    """Plans, checks, trains, scores and reports."""
+    console = _console()
+    _quiet_backend(options.threads)
+    from ganspect.data.samples import DataError
+    from ganspect.reproduce import plan
+
+    papers = [importlib.import_module(PAPERS[name]) for name in _names(options.papers)]
+    profile = options.profile or ("quick" if options.data_root else "smoke")
+    try:
+        found = plan.find_data(options.data_root, options.runs_dir)
+        chosen = {p: plan.cells_of(p, profile, found, options) for p in papers}
+    except (DataError, ValueError) as error:
+        return _refuse(str(error))
+    cells = [cell for some in chosen.values() for cell in some]
+    if not cells:
+        return _refuse(plan.nothing_to_run(papers, found, options.data_root))
+    console.print(plan.describe(chosen, profile, found))
+    if options.plan:
+        return DONE
+    from ganspect.reproduce import report as pages
+    from ganspect.reproduce import runner
+
+    errors, remarks = runner.check_data(cells, found)
+    if remarks:
+        console.print(remarks, highlight=False, markup=False)
+    for message in errors.values():
+        print(message, file=sys.stderr)
+    if all((cell.subject.dataset, cell.subject.category) in errors for cell in cells):
+        return _refuse("no cell can run: nothing was trained")
+    failed = []
+    try:
+        for paper, some in chosen.items():
+            failed += runner.run_cells(paper, some, found, errors, options.runs_dir, console, options)
+    except runner.Interrupted:
+        print("interrupted: the same command continues where it stopped", file=sys.stderr)
+        return INTERRUPTED
+    for paper in papers:
+        pages.write(paper, plan.every_cell(paper, options.runs_dir), options.runs_dir, console)
+    for cell, reason in failed:
+        print(f"failed: {cell.name}: {reason.splitlines()[0] if reason else 'no message'}", file=sys.stderr)
+    return UNUSABLE if len(failed) == len(cells) else SOME_FAILED if failed else DONE
+
+
+def report(options):
+    """Rebuilds everything from stored runs."""
+    _quiet_backend(None)
+    from ganspect.reproduce import plan
+    from ganspect.reproduce import report as pages
+
+    console = _console()
+    if not Path(options.runs_dir).is_dir():
+        return _refuse(f"no runs in {options.runs_dir}")
+    for name in _names(options.papers):
+        paper = importlib.import_module(PAPERS[name])
+        pages.write(paper, plan.every_cell(paper, options.runs_dir), options.runs_dir, console)
+    return DONE
+
+
+def data_list(options):
+    """Prints the known data sets."""
+    from ganspect.data.commands import list_text
+
+    print(list_text(options.root))
+    return DONE
+
+
+def data_check(options):
+    """Prints what `check` finds."""
+    from ganspect.data.commands import check_text
+
+    text, code = check_text(options.folder)
+    print(text, file=sys.stderr if code else sys.stdout)
+    return code
+
+
+def data_make(options):
+    """Writes the synthetic set."""
+    from ganspect.data.synthetic import make
+
+    try:
+        print(make(options.folder, size=options.size, seed=options.seed))
+    except (OSError, ValueError) as error:
+        return _refuse(str(error))
+    return DONE
+
+
+def data_pack(options):
+    """Writes one pack."""
+    from ganspect.data.commands import pack
+    from ganspect.data.images import DataError
+
+    try:
+        print(pack(options.folder, options.output, options.size, options.channels))
+    except (OSError, DataError, ValueError) as error:
+        return _refuse(str(error))
+    return DONE
+
+
+class _Parser(argparse.ArgumentParser):
+    """Usage errors exit with 1: 2 means that some cells failed."""
+
+    def error(self, message):
+        self.print_usage(sys.stderr)
+        self.exit(UNUSABLE, f"{self.prog}: error: {message}\n")
+
+
+def _common(command):
+    command.add_argument("papers", nargs="+", choices=(*PAPERS, "all"), metavar="PAPER", help=f"{', '.join(PAPERS)}, all")
+    command.add_argument("--runs-dir", default="runs", metavar="DIR", help="where runs are stored; default: runs")
+    for name in ("categories", "methods", "tables"):
+        command.add_argument(f"--{name}", nargs="+", metavar="NAME", help=f"only these {name}")
+    command.add_argument("--seeds", nargs="+", type=int, metavar="N", help="random seeds")
+
+
+def _names(papers):
+    return list(PAPERS) if "all" in papers else list(dict.fromkeys(papers))
+
+
+def _console():
+    """The terminal; 160 columns where the output is a file or a pipe."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=160)
+
+
+def _refuse(message):
+    print(f"ganspect: {message}", file=sys.stderr)
+    return UNUSABLE
+
+
+def _quiet_backend(threads):
+    """Silences TensorFlow's start-up notes and sets its threads, before it is imported."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GLOG_minloglevel", "2")
+    if threads:
+        os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

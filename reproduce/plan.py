@@ -1,0 +1,89 @@
+"""Which data are at hand, which cells a command means, and what they will cost."""
+
+import os
+from pathlib import Path
+
+from ganspect.data import samples, synthetic
+from ganspect.reproduce.cells import Cell, Profile, expand
+from ganspect.training.files import read_json
+
+SYNTHETIC_SIZE = 128
+
+
+def find_data(data_root, runs):
+    """`{(dataset, category): path}` below a data root, or of the synthetic set, which is written below the runs.
+
+    Raises:
+        DataError: no such folder.
+    """
+    if data_root is None:
+        data_root = synthetic.make(Path(runs) / "synthetic-data", size=SYNTHETIC_SIZE)
+    return samples.find_categories(data_root)
+
+
+def cells_of(paper, profile, found, options):
+    """The cells of one paper that the options choose; see `cells.expand`."""
+    return expand(
+        paper,
+        profile,
+        found,
+        methods=options.methods,
+        categories=options.categories,
+        tables=options.tables,
+        seeds=options.seeds,
+        overrides=options.set,
+    )
+
+
+def nothing_to_run(papers, found, data_root):
+    """Why no cell can run; names every bad file where the data at hand cannot be used at all."""
+    from ganspect.data.commands import check_text
+
+    wanted = ", ".join(f"{s.dataset}/{s.category}" for p in papers for s in p.SUBJECTS)
+    text = f"no cell can run: {data_root} holds none of {wanted} that the options choose"
+    at_hand = ", ".join("/".join(key) for key in found)
+    text += f"; found: {at_hand}" if found else ""
+    if data_root is None or not found:
+        return text
+    checks = [check_text(path) for path in found.values()]
+    return "\n".join([text, *(message for message, code in checks if code)])
+
+
+def describe(chosen, profile, found):
+    """The plan as text: each cell, its share and departures, time, disk and memory."""
+    from ganspect.reproduce.cells import departures
+
+    lines, minutes, disk = [f"profile {profile}"], 0.0, 0
+    for paper, cells in chosen.items():
+        lines.append(paper.TITLE)
+        for cell in cells:
+            method = paper.METHODS[cell.method]
+            config = method.config(**cell.settings)
+            model, schedule = departures(method, {k: getattr(config, k) for k in cell.settings})
+            share = paper.schedule_share(vars(config))
+            changed = "; ".join(model + schedule) or "as published"
+            minutes += cell.profile.minutes
+            disk += paper.checkpoint_megabytes(config)
+            lines.append(f"  {cell.name}: {100 * share:.3g} % of the schedule, {changed}")
+    cores = len(os.sched_getaffinity(0))
+    lines.append(
+        f"  about {minutes:.0f} minutes on two cores (here: {cores}), {disk:.0f} MB of checkpoints, "
+        f"2 to 8 GB of memory with the size of the images"
+    )
+    return "\n".join(lines)
+
+
+def every_cell(paper, runs):
+    """The cells of a paper that have a run folder, whatever profile they came from."""
+    cells = []
+    for subject in (*paper.SUBJECTS, *paper.SYNTHETIC):
+        for name in paper.METHODS:
+            for protocol in ("both", "paper"):
+                probe = Cell(paper.NAME, name, subject, 0, Profile(), {}, protocol)
+                for folder in sorted(probe.folder(runs).parent.glob("seed_*")):
+                    seed = folder.name.removeprefix("seed_")
+                    if seed.isdigit() and read_json(folder / "status.json"):
+                        cells.append(Cell(paper.NAME, name, subject, int(seed), Profile(), {}, protocol))
+    return cells
+
+

@@ -1,0 +1,87 @@
+"""Tables in the terminal, CSV, Markdown and one self-contained HTML page for a paper, from stored runs only."""
+
+import base64
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+from rich.table import Table
+
+from ganspect.reproduce import figures, tables
+from ganspect.training.files import atomic_write
+from ganspect.training.run import Run, write_csv
+
+FIGURE_ORDER = ("training", "panel", "generated", "histogram")
+
+
+def write(paper, cells, runs, console):
+    """Rebuilds a paper's results from its run folders and prints its tables.
+
+    Writes `<runs>/<paper>/results.csv`, `tables.md` and `report.html`.
+
+    Args:
+        paper: the paper's script.
+        cells: every cell with a run folder.
+        runs: the runs folder.
+        console: `rich.console.Console`.
+    """
+    folder = Path(runs) / paper.NAME
+    rows = tables.measured(paper, cells, runs)
+    joined = tables.joined(paper, rows)
+    write_csv(folder / "results.csv", rows, tables.COLUMNS)
+    with atomic_write(folder / "tables.md") as file:
+        file.write(tables.markdown(paper, joined))
+    for cell in cells:
+        run = Run(cell.folder(runs))
+        if run.status["state"] == "finished":
+            figures.draw_curves(paper, run)
+    with atomic_write(folder / "report.html") as file:
+        file.write(page(paper, cells, runs, joined))
+    for name, lines in joined.items():
+        console.print(terminal_table(paper.TABLES[name]["title"], lines))
+    for cell in cells:
+        status = Run(cell.folder(runs)).status
+        if status["state"] != "finished":
+            console.print(f"{cell.name}: {status['state']} {status.get('message', '')}", markup=False)
+    console.print(f"report: {folder / 'report.html'}   tables: {folder / 'tables.md'}, results.csv", soft_wrap=True)
+
+
+def terminal_table(title, lines):
+    """One table for the terminal; cells that were not run share one line for each reason."""
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    heads = ("category", "method", "metric", "printed", "paper", "clean", "95 % interval", "verdict")
+    names = ("category", "method", "metric", "printed", "paper", "clean", "interval", "verdict")
+    for head in heads:
+        table.add_column(head, justify="right" if head in ("printed", "paper", "clean") else "left")
+    missing = {}
+    for x in lines:
+        if x["verdict"].startswith("not run"):
+            missing.setdefault(x["verdict"], []).append(f"{x['category']} {x['method']} {x['printed']}")
+        else:
+            table.add_row(*(x[n] for n in names))
+    table.caption = "\n".join(f"{why}: {', '.join(cells)}" for why, cells in missing.items()) or None
+    return table
+
+
+def page(paper, cells, runs, joined):
+    """The HTML page as text: nothing in it is loaded from elsewhere."""
+    environment = Environment(loader=PackageLoader("ganspect.reproduce"), autoescape=select_autoescape())
+    views = []
+    for cell in cells:
+        run = Run(cell.folder(runs))
+        pictures = sorted((run.path / "figures").glob("*.png"), key=lambda p: (_rank(p.stem), p.stem))
+        views.append(
+            {
+                "name": cell.name,
+                "path": str(run.path),
+                "status": run.status,
+                "manifest": run.manifest,
+                "config": run.config,
+                "figures": [(p.stem, base64.b64encode(p.read_bytes()).decode()) for p in pictures],
+            }
+        )
+    template = environment.get_template("report.html")
+    return template.render(title=paper.TITLE, tables=[(paper.TABLES[n]["title"], x) for n, x in joined.items()], runs=views)
+
+
+def _rank(stem):
+    return next((i for i, start in enumerate(FIGURE_ORDER) if stem.startswith(start)), len(FIGURE_ORDER))

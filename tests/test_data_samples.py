@@ -1,0 +1,168 @@
+"""The scanner recognises each layout and matches masks and regions by stem."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ganspect.data.samples import OFFICIAL_COUNTS, DataError, find_categories, held_out, held_out_count, scan
+
+DATA = Path(os.environ.get("GANSPECT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+MODULES = ("arrays", "check", "commands", "images", "known", "pipeline", "samples", "synthetic")
+
+
+def write(path, value=0, size=(4, 3)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full(size, value, np.uint8)).save(path)
+    return path
+
+
+def mvtec(root):
+    write(root / "train/good/b.png", 1)
+    write(root / "train/good/a.JPG", 2)
+    write(root / "test/good/a.png", 3)
+    write(root / "test/scratch/a.TIF", 4)
+    write(root / "test/scratch/b.png", 5)
+    write(root / "ground_truth/scratch/a_mask.bmp", 255)
+    write(root / "ground_truth/scratch/b.png", 255)
+    return root
+
+
+def test_mvtec_layout(tmp_path):
+    write(tmp_path / "parts/bolt/roi/train/good/a.png", 255)
+    write(tmp_path / "parts/bolt/roi/train/good/b_roi.png", 255)
+    root = mvtec(tmp_path / "parts/bolt")
+    (root / "train/good/.hidden.png").write_bytes(b"")
+    (root / "train/good/notes.txt").write_text("x")
+    category = scan(root)
+    assert (category.dataset, category.name, category.channels) == ("parts", "bolt", 1)
+    assert [s.name for s in category.train] == ["train/good/a.JPG", "train/good/b.png"]
+    assert [(s.name, s.defect, s.label) for s in category.test] == [
+        ("test/good/a.png", "good", 0),
+        ("test/scratch/a.TIF", "scratch", 1),
+        ("test/scratch/b.png", "scratch", 1),
+    ]
+    assert [s.mask_path and s.mask_path.name for s in category.test] == [None, "a_mask.bmp", "b.png"]
+    assert [s.roi_path.name for s in category.train] == ["a.png", "b_roi.png"]
+    assert all(s.roi_path is None for s in category.test) and category.problems == ()
+    assert [path.name for path, _ in category.ignored] == ["notes.txt"]
+
+
+def test_problems_of_masks_are_noted(tmp_path):
+    root = mvtec(tmp_path / "bolt")
+    write(root / "test/scratch/c.png")
+    write(root / "test/dent/a.png")
+    write(root / "test/scratch/b.jpg")
+    write(root / "ground_truth/scratch/a_mask.png")
+    write(root / "ground_truth/scratch/z_mask.png")
+    category = scan(root)
+    problems = {(path.relative_to(root).as_posix(), text.split(":")[0]) for path, text in category.problems}
+    assert problems == {
+        ("test/scratch/c.png", "no mask of this stem, while other images have one"),
+        ("test/dent/a.png", "no mask of this stem, while other images have one"),
+        ("test/scratch/a.TIF", "more than one mask or region of interest"),
+        ("test/scratch/b.png", "same stem as b.jpg"),
+    }
+    assert [(path.name, text) for path, text in category.ignored] == [("z_mask.png", "mask without an image")]
+
+
+def test_label_is_the_folder_and_masks_are_optional(tmp_path):
+    root = mvtec(tmp_path / "bolt")
+    write(root / "ground_truth/good/a_mask.png", 255)
+    assert [s.label for s in scan(root).test] == [0, 1, 1]
+    write(tmp_path / "free/train/good/a.png")
+    write(tmp_path / "free/test/bad/a.png")
+    category = scan(tmp_path / "free")
+    assert not category.has_masks and category.problems == ()
+    assert category.notes == ("no normal test images: image metrics are undefined",)
+
+
+def test_nanotwice_layout_with_tif_originals(tmp_path):
+    write(tmp_path / "Normal/n.tif")
+    write(tmp_path / "Anomalous/images/ITIA1101.tif")
+    write(tmp_path / "Anomalous/gt/ITIA1101_gt.png", 255)
+    category = scan(tmp_path)
+    assert (category.dataset, category.name, category.channels) == ("nanotwice", "nanofibres", 1)
+    (sample,) = category.test
+    assert (sample.name, sample.defect, sample.label) == ("Anomalous/images/ITIA1101.tif", "anomalous", 1)
+    assert sample.mask_path.name == "ITIA1101_gt.png"
+
+
+def test_casting_layout_below_its_archive_folders(tmp_path):
+    root = tmp_path / "casting/casting_data"
+    for folder in ("train/ok_front", "train/def_front", "test/ok_front", "test/def_front"):
+        write(root / folder / "x.jpeg")
+    category = scan(tmp_path / "casting")
+    assert [(s.defect, s.label) for s in category.test] == [("def_front", 1), ("good", 0)]
+    assert len(category.train) == 1 and category.root == root
+    assert "def_front" in str(category.ignored[0][0])
+    assert find_categories(tmp_path) == {("casting", "casting"): root}
+
+
+def test_plain_folder_is_all_normal(tmp_path):
+    write(tmp_path / "x.webp")
+    write(tmp_path / "y.png")
+    category = scan(tmp_path, name="mine")
+    assert (category.dataset, category.name, len(category.train), category.test) == ("folder", "mine", 2, ())
+    assert find_categories(tmp_path) == {("folder", tmp_path.name): tmp_path}
+
+
+def test_unknown_folders_are_explained(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    with pytest.raises(DataError, match="found: pictures.*train/good"):
+        scan(tmp_path)
+    with pytest.raises(DataError, match="no such folder"):
+        scan(tmp_path / "none")
+    assert find_categories(tmp_path) == {}
+
+
+def test_find_categories_at_each_level(tmp_path):
+    root = tmp_path / "data"
+    pill = mvtec(root / "copy/pill")
+    bolt = mvtec(root / "own/bolt")
+    (root / "own/nut.npz").write_bytes(b"")
+    write(root / "nanotwice/Normal/n.png")
+    assert find_categories(root) == {
+        ("mvtec_ad", "pill"): pill,
+        ("nanotwice", "nanofibres"): root / "nanotwice",
+        ("own", "bolt"): bolt,
+        ("own", "nut"): root / "own/nut.npz",
+    }
+    assert find_categories(root / "copy") == {("mvtec_ad", "pill"): pill}
+    assert find_categories(pill) == {("mvtec_ad", "pill"): pill}
+    assert scan(pill).dataset == "mvtec_ad" and scan(bolt).dataset == "own"
+
+
+def test_held_out_rule(tmp_path):
+    counts = {1: 0, 2: 1, 5: 1, 24: 2, 60: 6, 99: 10, 100: 20, 209: 21, 267: 27, 2875: 288}
+    assert {n: held_out_count(n) for n in counts} == counts
+    for i in (3, 1, 0, 4, 2):
+        write(tmp_path / f"{i}.png")
+    kept, out = held_out(scan(tmp_path).train)
+    assert [s.name for s in kept] == ["0.png", "1.png", "2.png", "3.png"] and [s.name for s in out] == ["4.png"]
+
+
+def test_imports_without_tensorflow():
+    names = ", ".join(f"ganspect.data.{module}" for module in MODULES)
+    code = f"import sys; sys.modules['tensorflow'] = sys.modules['keras'] = None; import {names}"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.real
+def test_official_counts_of_the_real_data():
+    if not DATA.is_dir():
+        pytest.skip(f"no real data at {DATA}: set GANSPECT_DATA")
+    found = find_categories(DATA)
+    assert {("nanotwice", "nanofibres"), ("casting", "casting"), ("mvtec_ad", "pill")} <= set(found)
+    for key, path in found.items():
+        category = scan(path, *key)
+        defective = sum(s.label for s in category.test)
+        counts = len(category.train), len(category.test) - defective, defective
+        if any(note.startswith("substitute normals") for note in category.notes):
+            counts = (counts[0] + counts[1], *counts[1:])  # the stand-ins were taken from the training images
+        assert counts == OFFICIAL_COUNTS[key], key
+        assert category.problems == ()
