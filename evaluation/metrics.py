@@ -273,8 +273,10 @@ def _thinned(labels, scores, points) -> tuple[ranks.Survey, np.ndarray, np.ndarr
     if not found.normal or not found.anomalous:
         raise ValueError("a curve needs both classes")
     ((normal, anomalous),) = ranks.sorted_classes(labels, scores, found, math.inf)
-    even = [np.linspace(0, len(keys) - 1, min(len(keys), max(points // 2, 2))).astype(np.int64)
-            for keys in (normal, anomalous)]
+    even = [
+        np.linspace(0, len(keys) - 1, min(len(keys), max(points // 2, 2))).astype(np.int64)
+        for keys in (normal, anomalous)
+    ]
     chosen = np.unique(np.concatenate([normal[even[0]], anomalous[even[1]]]))[::-1]
     caught, wrong = (np.append(0, len(keys) - np.searchsorted(keys, chosen)) for keys in (anomalous, normal))
     return found, np.append(np.inf, ranks.key_scores(chosen)), caught, wrong

@@ -129,9 +129,12 @@ def anomaly_panel(
         limits: `(low, high)` of the final map's colours, to compare images; by default its own extremes.
     """
     final_map = np.asarray(final_map, np.float64)
-    upper = [("input", image), ("reconstruction", reconstruction),
-             ("ground truth", None if mask is None else np.where(np.asarray(mask) != 0, 255, 0).astype(np.uint8)),
-             ("decision", decision_overlay(image, final_map, mask, threshold))]
+    upper = [
+        ("input", image),
+        ("reconstruction", reconstruction),
+        ("ground truth", None if mask is None else np.where(np.asarray(mask) != 0, 255, 0).astype(np.uint8)),
+        ("decision", decision_overlay(image, final_map, mask, threshold)),
+    ]
     lower = [("residual $L_R$", residual_map), ("discriminator $L_D$", discriminator_map)]
     upper, lower = ([part for part in row if part[1] is not None] for row in (upper, lower))
     columns = 4  # the place after the maps is the legend's
@@ -147,8 +150,12 @@ def anomaly_panel(
         _map(axis, values, name, _robust(values))
     _map(axes[1, len(lower)], final_map, "final map", limits or (final_map.min(), final_map.max()), threshold)
     axes[1, len(lower) + 1].legend(
-        handles=_decision_legend(mask is not None), title=f"score ≥ {threshold:.4g}", loc="center", fontsize=12,
-        title_fontsize=12, frameon=False,
+        handles=_decision_legend(mask is not None),
+        title=f"score ≥ {threshold:.4g}",
+        loc="center",
+        fontsize=12,
+        title_fontsize=12,
+        frameon=False,
     )
     figure.suptitle(title, fontsize=14)
     return figure
@@ -288,8 +295,9 @@ def training_curves(
     _finish(axes[0], title, "" if metric_curves else "training step", "loss")
     if metric_curves:
         for index, (name, (at, values)) in enumerate(metric_curves.items()):
-            axes[1].plot(at, values, "osD^vPX"[index % 7] + "-", color=CYCLE[index % len(CYCLE)], label=name,
-                         markersize=5)
+            axes[1].plot(
+                at, values, "osD^vPX"[index % 7] + "-", color=CYCLE[index % len(CYCLE)], label=name, markersize=5
+            )
         if printed is not None:
             axes[1].axhline(printed, color=BLACK, linestyle="--", linewidth=1.3, label=f"printed {printed:.3g}")
         _finish(axes[1], "", "training step", "on the test set")

@@ -22,7 +22,6 @@ class Detector(keras.Model):
 
     loss_names: tuple[str, ...] = ()
 
-
     def step(self, batch):
         """Runs one training step on a prepared batch and returns `{loss name: scalar}`."""
         raise TypeError(f"{type(self).__name__} does not define its training step")
@@ -30,7 +29,6 @@ class Detector(keras.Model):
     def prepare(self, images):
         """Maps uint8 `[B, H, W, C]` in 0..255 to float32 in [-1, 1], the range of every network with a tanh output."""
         return ops.cast(images, "float32") / 127.5 - 1.0
-
 
     def finish_compile(self, optimizers):
         """Builds each optimiser on the variables it updates.
@@ -62,7 +60,6 @@ class Detector(keras.Model):
         for name, value in self.step(data).items():
             self.loss_trackers[name].update_state(value)
         return {name: tracker.result() for name, tracker in self.loss_trackers.items()}
-
 
     def minimise(self, losses_fn, updates):
         """One forward pass, one optimiser update per loss; every gradient is taken before any update is applied.
@@ -145,7 +142,8 @@ def _gradients(losses_fn, trained, state):
     current = [v.value for v in others]  # inside a StatelessScope: the values written so far
 
     def pure(values):
-        mapping = [*zip(every, [x for k in trained for x in values[k]], strict=True), *zip(others, current, strict=True)]
+        chosen = [x for k in trained for x in values[k]]
+        mapping = [*zip(every, chosen, strict=True), *zip(others, current, strict=True)]
         with keras.StatelessScope(state_mapping=mapping) as scope:
             losses = losses_fn()
         return {k: losses[k] for k in trained}, (losses, [scope.get_current_value(v) for v in others])

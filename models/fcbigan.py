@@ -54,7 +54,7 @@ class FCBiGANConfig:
     linear_weight: float = 0.5  # [ours: alpha of eq. 7 is not printed]
     filter_size: int = 48  # [thesis 5.2] side of the mean filter
     map_stride: int = 1  # [thesis 4.2] 1: D at every pixel; 2, 4, 8: at every second, fourth, eighth
-    early_stopping: bool = False  # [ours: the thesis is silent; skal stops on held-out error, patience 10 from epoch 50]
+    early_stopping: bool = False  # [ours: thesis silent; skal stops on held-out error, patience 10 from epoch 50]
     seed: int = 0
 
     def __post_init__(self):
@@ -139,9 +139,7 @@ def build_trunk(config):
         x = conv_block(x, multiple * config.width, config, f"d{i}a", norm=False)
         x = conv_block(x, multiple * config.width, config, f"d{i}b", norm=False, dropout=config.dropout)
         x = layers.AveragePooling2D(2, name=f"pool{i}")(x)
-    x = layers.Conv2D(
-        1, config.patch_size // CELL, use_bias=False, kernel_initializer=normal(), name="head_conv"
-    )(x)
+    x = layers.Conv2D(1, config.patch_size // CELL, use_bias=False, kernel_initializer=normal(), name="head_conv")(x)
     return keras.Model(pair, layers.SpatialDropout2D(config.dropout, name="head_drop")(x), name="trunk")
 
 
@@ -319,7 +317,9 @@ class FCBiGAN(Detector):
             )
         stride = stride or self.config.map_stride
         if stride not in self._compiled_evidence:
-            self._compiled_evidence[stride] = self.compile_inference(lambda x: self.pixel_losses(self.prepare(x), stride))
+            self._compiled_evidence[stride] = self.compile_inference(
+                lambda x: self.pixel_losses(self.prepare(x), stride)
+            )
         return {name: array[0] for name, array in self._compiled_evidence[stride](image[None]).items()}
 
     def calibrate(self, images, stride=None):

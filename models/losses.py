@@ -1,4 +1,4 @@
-"""Losses shared by the methods: pure functions of tensors, without weights (those are config fields applied in `step`)."""
+"""Losses shared by the methods: pure functions of tensors; their weights are config fields, applied in `step`."""
 
 from keras import ops
 

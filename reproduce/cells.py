@@ -159,9 +159,7 @@ def departures(method, config):
     for f in dataclasses.fields(method.config):
         if f.name in ("seed", "channels", "map_stride") or f.name not in config or config[f.name] == f.default:
             continue
-        (model if f.name in method.reduces_model else schedule).append(f"{f.name} {config[f.name]:g}"
-            if isinstance(config[f.name], (int, float)) and not isinstance(config[f.name], bool)
-            else f"{f.name} {config[f.name]}")
+        (model if f.name in method.reduces_model else schedule).append(f"{f.name} {config[f.name]}")
     return model, schedule
 
 

@@ -12,7 +12,7 @@ DONE, UNUSABLE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments=None):
-    """Runs one command and returns its exit code: 0 done, 1 usage error or nothing can run, 2 some failed, 130 stopped."""
+    """Runs one command; returns 0 done, 1 usage error or nothing can run, 2 some cells failed, 130 interrupted."""
     options = build_parser().parse_args(arguments)
     try:
         return options.run(options)
@@ -187,7 +187,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _common(command):
-    command.add_argument("papers", nargs="+", choices=(*PAPERS, "all"), metavar="PAPER", help=f"{', '.join(PAPERS)}, all")
+    names = (*PAPERS, "all")
+    command.add_argument("papers", nargs="+", choices=names, metavar="PAPER", help=", ".join(names))
     command.add_argument("--runs-dir", default="runs", metavar="DIR", help="where runs are stored; default: runs")
     for name in ("categories", "methods", "tables"):
         command.add_argument(f"--{name}", nargs="+", metavar="NAME", help=f"only these {name}")

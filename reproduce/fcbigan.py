@@ -70,7 +70,6 @@ PROFILES = {
 }
 
 
-
 def schedule_share(config):
     """Share of the thesis' schedule, 100 epochs of 12 000 patches, that a config (dict) trains."""
     default = FCBiGANConfig()

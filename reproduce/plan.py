@@ -85,5 +85,3 @@ def every_cell(paper, runs):
                     if seed.isdigit() and read_json(folder / "status.json"):
                         cells.append(Cell(paper.NAME, name, subject, int(seed), Profile(), {}, protocol))
     return cells
-
-

@@ -80,7 +80,8 @@ def page(paper, cells, runs, joined):
             }
         )
     template = environment.get_template("report.html")
-    return template.render(title=paper.TITLE, tables=[(paper.TABLES[n]["title"], x) for n, x in joined.items()], runs=views)
+    shown = [(paper.TABLES[name]["title"], lines) for name, lines in joined.items()]
+    return template.render(title=paper.TITLE, tables=shown, runs=views)
 
 
 def _rank(stem):

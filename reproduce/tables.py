@@ -70,7 +70,8 @@ def verdict(row, printed, model, schedule_changes, share, other_data):
     if printed is None:
         return ""
     scale = 100 if printed["unit"] == "percent" else 1
-    found = agreement(row["metric"], row["value"], float(printed["value"]) / scale, row["low"], row["high"], row["seeds"])
+    target = float(printed["value"]) / scale
+    found = agreement(row["metric"], row["value"], target, row["low"], row["high"], row["seeds"])
     return "close" if found == "reproduced" and printed["provenance"] == "digitised" else found
 
 
@@ -189,7 +190,7 @@ def joined(paper, rows):
         key = (line["table"], line["dataset"], line["category"], line["method"], line["metric"])
         tables[line["table"]].append(_line(paper, line, ours.pop(key, {}), key))
     for key, found in ours.items():
-        if key[4] in (*paper.TABLES[key[0]]["metrics"], *METRICS) and any(r["value"] is not None for r in found.values()):
+        if any(row["value"] is not None for row in found.values()):
             tables[key[0]].append(_line(paper, None, found, key))
     order = {s.category: i for i, s in enumerate((*paper.SUBJECTS, *paper.SYNTHETIC))}
     labels = [line["method"] for line in published(paper.NAME)] + list(paper.SCORES.values())
@@ -206,7 +207,8 @@ def _line(paper, printed, found, key):
     any_row = found.get("paper") or found.get("clean")
     text = {"category": category, "method": method, "metric": metric, "note": ""}
     text["printed"] = printed["value"] if printed else ""
-    text |= {protocol: show(found[protocol]["value"], metric) if protocol in found else "" for protocol in ("paper", "clean")}
+    for protocol in ("paper", "clean"):
+        text[protocol] = show(found[protocol]["value"], metric) if protocol in found else ""
     if any_row is None:
         quoted = printed["provenance"].startswith("quoted") and method not in paper.NOT_RUN
         reason = paper.NOT_RUN.get(method, "no data at hand")

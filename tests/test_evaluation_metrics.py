@@ -165,8 +165,10 @@ def test_mean_filter_against_the_window_written_out():
     padded = np.pad(array, 48, mode="symmetric")
     for size in (4, 5, 48):
         first = 48 - size // 2
-        expected = [[padded[first + i : first + i + size, first + j : first + j + size].mean() for j in range(5)]
-                    for i in range(9)]
+        expected = [
+            [padded[first + i : first + i + size, first + j : first + j + size].mean() for j in range(5)]
+            for i in range(9)
+        ]
         np.testing.assert_allclose(smoothing.mean_filter(array, size), expected, atol=1e-14)
     assert smoothing.mean_filter(array.astype(np.float32)).dtype == np.float32
     with pytest.raises(ValueError, match="1 pixels are not finite"):

@@ -51,8 +51,9 @@ def test_image_interval_against_drawing_indices():
     scores = np.round(generator.normal(size=60) + labels, 1)
     drawn = []
     for _ in range(3000):
-        chosen = np.concatenate([generator.choice(np.flatnonzero(labels == side), (labels == side).sum())
-                                 for side in (False, True)])
+        chosen = np.concatenate(
+            [generator.choice(np.flatnonzero(labels == side), (labels == side).sum()) for side in (False, True)]
+        )
         drawn.append(metrics.image_auroc(labels[chosen], scores[chosen]))
     interval = statistics.bootstrap_image_auroc(labels, scores, samples=3000, seed=0)
     np.testing.assert_allclose(interval, np.quantile(drawn, [0.025, 0.975]), atol=0.01)

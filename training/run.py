@@ -1,10 +1,10 @@
 """The run folder: everything that is known about one trained cell, in small files that outlive the process.
 
-    config.json     resolved settings; a run is continued only with the same ones
-    manifest.json   commit, versions, hardware, threads, seed, command, data fingerprint
-    status.json     state (running, interrupted, trained, finished, failed, diverged), epochs, seconds, message
-    history.csv     one row for each epoch
-    scores_<epoch>.csv, metrics.json, maps/, figures/, checkpoints/
+config.json     resolved settings; a run is continued only with the same ones
+manifest.json   commit, versions, hardware, threads, seed, command, data fingerprint
+status.json     state (running, interrupted, trained, finished, failed, diverged), epochs, seconds, message
+history.csv     one row for each epoch
+scores_<epoch>.csv, metrics.json, maps/, figures/, checkpoints/
 """
 
 import csv
