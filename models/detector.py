@@ -21,10 +21,22 @@ class Detector(keras.Model):
     """
 
     loss_names: tuple[str, ...] = ()
+    score_names: tuple[str, ...] = ()
 
-    def step(self, batch):
-        """Runs one training step on a prepared batch and returns `{loss name: scalar}`."""
-        raise TypeError(f"{type(self).__name__} does not define its training step")
+    # A method defines:
+    #   step(batch) -> {loss name: scalar}, one training step on a prepared batch
+    #   reconstruct(batch) -> batch
+    #   calibrate(images, stride), from held-out normal images
+    #   evidence(image, stride) -> {name: array}, what one forward pass over a uint8 image [H, W, C] gives
+    #   map_from(evidence, name) -> float32 [H, W], higher = more anomalous
+
+    def anomaly_map(self, image, name=None, stride=None):
+        """Anomaly of each pixel of one uint8 image `[H, W, C]`: float32 `[H, W]`."""
+        return self.map_from(self.evidence(image, stride), name or self.score_names[0])
+
+    def anomaly_score(self, image, name=None, stride=None):
+        """Anomaly of one uint8 image `[H, W, C]`: the maximum of its map."""
+        return float(self.anomaly_map(image, name, stride).max())
 
     def prepare(self, images):
         """Maps uint8 `[B, H, W, C]` in 0..255 to float32 in [-1, 1], the range of every network with a tanh output."""

@@ -5,6 +5,7 @@ exact resume needs besides the epoch, because data order and augmentation are fu
 """
 
 import numpy as np
+from keras import ops
 
 from ganspect.training.files import atomic_write
 
@@ -21,7 +22,7 @@ def save_state(path, variables, epoch):
         variables: list of Keras variables, in an order that the same model always gives (`Detector.state`).
         epoch: finished epochs.
     """
-    arrays = {f"{i:04d}": np.asarray(v) for i, v in enumerate(variables)}
+    arrays = {f"{i:04d}": ops.convert_to_numpy(v) for i, v in enumerate(variables)}
     with atomic_write(path, "wb") as file:
         np.savez(file, epoch=np.int64(epoch), **arrays)
 

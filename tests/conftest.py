@@ -1,0 +1,50 @@
+"""Shared fixtures: a tiny FCBiGAN, tiny images, the real data."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def real_data():
+    """The folder of real data sets (GANSPECT_DATA, or shared/data beside the project); skips where it is absent."""
+    root = Path(os.environ.get("GANSPECT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    if not root.is_dir():
+        pytest.skip(f"no real data in {root}; set GANSPECT_DATA")
+    return root
+
+
+@pytest.fixture
+def textures():
+    """Three uint8 images `[H, W, 1]` of unequal size with structure at several scales."""
+    rng = np.random.default_rng(0)
+    images = []
+    for height, width in ((72, 96), (80, 80), (64, 104)):
+        y, x = np.mgrid[:height, :width]
+        wave = 90 * np.sin(x / rng.uniform(2, 6)) * np.cos(y / rng.uniform(2, 6))
+        images.append(np.clip(128 + wave + rng.normal(0, 20, (height, width)), 0, 255).astype("uint8")[..., None])
+    return images
+
+
+@pytest.fixture
+def tiny_config():
+    """FCBiGAN small enough for a step in milliseconds: 16-pixel patches, width 4."""
+    from ganspect.models.fcbigan import FCBiGANConfig
+
+    return FCBiGANConfig(
+        patch_size=16, width=4, latent_size=6, batch_size=4, patches_per_epoch=12, epochs=3, filter_size=8, seed=3
+    )
+
+
+@pytest.fixture
+def tiny(tiny_config):
+    """A compiled tiny FCBiGAN."""
+    from ganspect.models.fcbigan import FCBiGAN
+
+    detector = FCBiGAN(tiny_config)
+    detector.compile()
+    return detector
