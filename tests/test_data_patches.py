@@ -7,7 +7,9 @@ from ganspect.data.patches import PatchSampler, flip_and_turn, patch_batch, patc
 
 
 def sampler(images, **settings):
-    return PatchSampler(tuple(i.shape[:2] for i in images), **{"patch_size": 16, "count": 20, "batch_size": 4} | settings)
+    return PatchSampler(
+        tuple(i.shape[:2] for i in images), **{"patch_size": 16, "count": 20, "batch_size": 4} | settings
+    )
 
 
 def test_draws_depend_on_seed_epoch_and_index_alone(textures):
@@ -59,7 +61,9 @@ def test_colour_patches(textures):
     coloured = [np.concatenate([i, 255 - i, i // 2], -1) for i in textures]
     stack, _ = stack_images(coloured)
     zero = np.zeros(1, "int32")
-    np.testing.assert_array_equal(np.array(take_patches(stack, zero + 1, zero + 3, zero + 5, 16))[0], coloured[1][3:19, 5:21])
+    np.testing.assert_array_equal(
+        np.array(take_patches(stack, zero + 1, zero + 3, zero + 5, 16))[0], coloured[1][3:19, 5:21]
+    )
 
 
 def test_tf_data_gives_the_same_batches_and_continues_in_the_middle(textures):

@@ -164,9 +164,7 @@ def test_aggregations_and_filter(tiny, textures):
     found = tiny.evidence(textures[1])
     parts = {name: tiny.aggregate(found["l_r"], found["l_d"], name) for name in AGGREGATIONS}
     np.testing.assert_array_equal(parts["max"], np.maximum(parts["reconstruction"], parts["discriminator"]))
-    np.testing.assert_allclose(
-        parts["linear"], 0.5 * parts["reconstruction"] + 0.5 * parts["discriminator"], atol=1e-5
-    )
+    np.testing.assert_allclose(parts["linear"], 0.5 * parts["reconstruction"] + 0.5 * parts["discriminator"], atol=1e-5)
     for name in AGGREGATIONS:
         np.testing.assert_allclose(tiny.map_from(found, name), mean_filter(parts[name], 8), atol=1e-4)
 

@@ -1,0 +1,53 @@
+"""The house: which package may import which, no bare imports, docstrings, no machine-specific paths."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("models", "data", "training", "evaluation", "reproduce")
+MAY_IMPORT = {
+    "models": {"models"},
+    "data": {"data"},
+    "evaluation": {"evaluation"},
+    "training": {"training", "models", "data"},
+    "reproduce": set(PACKAGES),
+}
+FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def imports(path):
+    """Full names of everything a file imports."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_dependency_direction_and_names(path):
+    package = path.relative_to(ROOT).parts[0]
+    for name in imports(path):
+        first, *rest = name.split(".")
+        assert first not in PACKAGES, f"{path}: import ganspect.{name}, not {name}"
+        if first == "ganspect":
+            assert rest[0] in MAY_IMPORT[package], f"{path} imports {name}"
+        if package in ("evaluation", "data") and path.stem not in ("patches", "pipeline"):
+            assert first not in ("keras", "tensorflow", "jax"), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_public_functions_have_docstrings(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    if path.name != "__init__.py":
+        assert ast.get_docstring(tree), f"{path} has no module docstring"
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{path}: {node.name} has no docstring"
+
+
+def test_every_listed_package_has_a_type_marker():
+    for package in PACKAGES:
+        assert (ROOT / package / "py.typed").exists()

@@ -1,0 +1,127 @@
+"""Training: atomic files, checkpoints, resumed equals uninterrupted, divergence, early stopping."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+from ganspect.data.patches import PatchSampler, stack_images
+from ganspect.models.fcbigan import FCBiGAN
+from ganspect.training.callbacks import Diverged, EarlyStop, Recorder
+from ganspect.training.checkpoint import CheckpointError, load_state, save_state
+from ganspect.training.files import atomic_write, read_json, write_json
+from ganspect.training.fit import fit
+from ganspect.training.run import ConfigMismatch, Run, make_manifest, write_csv
+
+
+def numbers(variables):
+    return [keras.ops.convert_to_numpy(v) for v in variables]
+
+
+def trained(config, images, run, epochs, resume=False, callbacks=()):
+    """A detector trained to `epochs`, from the run's checkpoint if `resume`; built anew, as a new process would."""
+    detector = FCBiGAN(config)
+    detector.compile()
+    stack, sizes = stack_images(images)
+    sampler = PatchSampler(sizes, config.patch_size, config.patches_per_epoch, config.batch_size, config.seed)
+    first = load_state(run.checkpoint, detector.state) if resume else 0
+    fit(detector, stack, sampler, epochs, first, [Recorder(run, first, sampler.steps), *callbacks])
+    return detector
+
+
+def test_resumed_equals_uninterrupted_to_the_bit(tiny_config, textures, tmp_path):
+    whole, parts = Run(tmp_path / "whole"), Run(tmp_path / "parts")
+    straight = trained(tiny_config, textures, whole, 3)
+    trained(tiny_config, textures, parts, 1)
+    resumed = trained(tiny_config, textures, parts, 3, resume=True)
+    assert len(straight.state) == len(resumed.state)
+    for a, b in zip(numbers(straight.state), numbers(resumed.state), strict=True):
+        np.testing.assert_array_equal(a, b)
+    rows = [
+        [{k: v for k, v in r.items() if k != "seconds"} for r in run.read_table("history.csv")]
+        for run in (whole, parts)
+    ]
+    assert rows[0] == rows[1] and [r["epoch"] for r in rows[0]] == ["1", "2", "3"]
+
+
+def test_resume_restores_optimiser_slots_and_seeds(tiny_config, textures, tmp_path):
+    run = Run(tmp_path)
+    before = trained(tiny_config, textures, run, 1)
+    fresh = FCBiGAN(tiny_config)
+    fresh.compile()
+    assert load_state(run.checkpoint, fresh.state) == 1
+    for name, optimizer in before.optimizers.items():
+        assert int(optimizer.iterations) == 3
+        for a, b in zip(numbers(optimizer.variables), numbers(fresh.optimizers[name].variables), strict=True):
+            np.testing.assert_array_equal(a, b)
+    seeds = [v for v in fresh.state if "seed_generator_state" in v.path]
+    assert len(seeds) == 13 and all(keras.ops.convert_to_numpy(s)[1] > 0 for s in seeds)  # every one was drawn from
+
+
+def test_a_row_beyond_the_checkpoint_is_cut_off(tiny_config, textures, tmp_path):
+    run = Run(tmp_path)
+    trained(tiny_config, textures, run, 2)
+    rows = run.read_table("history.csv")
+    run.write_table("history.csv", [*rows, {**rows[-1], "epoch": 3}])  # a kill before the third checkpoint
+    assert [r["epoch"] for r in Recorder(run, 2, 3).rows] == ["1", "2"]
+
+
+def test_a_checkpoint_of_another_model_is_refused(tiny_config, tmp_path):
+    small, large = FCBiGAN(tiny_config), FCBiGAN(dataclasses.replace(tiny_config, width=8))
+    save_state(tmp_path / "c.npz", small.variables, 1)
+    with pytest.raises(CheckpointError, match="stored"):
+        load_state(tmp_path / "c.npz", large.variables)
+    with pytest.raises(CheckpointError, match="variables"):
+        load_state(tmp_path / "c.npz", small.variables[:-1])
+
+
+def test_atomic_write_keeps_the_old_file_when_writing_fails(tmp_path):
+    path = tmp_path / "f.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(RuntimeError), atomic_write(path) as file:
+        file.write("half")
+        raise RuntimeError
+    assert read_json(path) == {"a": 1} and list(tmp_path.iterdir()) == [path]
+    assert read_json(tmp_path / "none.json", 5) == 5
+
+
+def test_non_finite_losses_stop_training_and_keep_the_last_checkpoint(tiny_config, textures, tmp_path):
+    run = Run(tmp_path)
+
+    class Poison(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                self.model.trunk.trainable_variables[0].assign(np.nan * self.model.trunk.trainable_variables[0])
+
+    with pytest.raises(Diverged, match="epoch 2"):
+        trained(tiny_config, textures, run, 3, callbacks=[Poison()])
+    detector = FCBiGAN(tiny_config)
+    detector.compile()
+    assert load_state(run.checkpoint, detector.state) == 1
+    assert all(np.isfinite(v).all() for v in numbers(detector.variables))
+
+
+def test_early_stopping_is_a_function_of_the_history(tmp_path):
+    run = Run(tmp_path)
+    errors = [0.1, 0.5, 0.4, 0.3, 0.35, 0.36, 0.37]
+    write_csv(run.path / "history.csv", [{"epoch": i + 1, "held_out_mae": e} for i, e in enumerate(errors)])
+    over = [EarlyStop(Recorder(run, n, 1), tmp_path / "best.npz", patience=3, start=2).is_over() for n in range(1, 8)]
+    assert over == [False] * 6 + [True]  # the best that counts is epoch 4; epoch 1 is before the start
+
+
+def test_another_config_is_refused_and_a_run_can_be_set_aside(tmp_path):
+    run = Run(tmp_path / "seed_0")
+    run.open({"width": 8, "seed": 0}, make_manifest(0, "f", None, "tensorflow"))
+    run.open({"width": 8, "seed": 0}, {})
+    with pytest.raises(ConfigMismatch, match="width: stored 8, asked 16"):
+        run.open({"width": 16, "seed": 0}, {})
+    run.restart()
+    assert not run.path.exists() and (tmp_path / "seed_0.old1" / "config.json").exists()
+
+
+def test_manifest_says_what_produced_a_run():
+    manifest = make_manifest(7, "abc", 2, "tensorflow")
+    assert manifest["seed"] == 7 and manifest["threads"] == 2 and manifest["data_fingerprint"] == "abc"
+    assert {"keras", "tensorflow", "numpy", "python"} <= set(manifest["versions"])
+    assert "cores" in manifest["hardware"]
