@@ -16,13 +16,15 @@ class Method:
         label: the name the paper prints.
         build: `config -> Detector`.
         config: the config dataclass, whose defaults are the paper's.
-        reduces_model: config fields that change the network; a departure in any other one changes the schedule.
+        model_fields: config fields that change the network.
+        loss_fields: config fields that change the losses; a departure in any other field changes the schedule.
     """
 
     label: str
     build: Callable
     config: type
-    reduces_model: tuple[str, ...]
+    model_fields: tuple[str, ...]
+    loss_fields: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -149,18 +151,19 @@ def expand(paper, profile, found, methods=None, categories=None, tables=None, se
 
 
 def departures(method, config):
-    """Fields of a stored config that differ from the paper's: `(of the network, of the schedule)`, as texts.
+    """Fields of a stored config that differ from the paper's: `(of the network, schedule, losses)`, as texts.
 
     Args:
         method: `Method`.
         config: dict of config fields.
     """
-    model, schedule = [], []
+    model, schedule, losses = [], [], []
     for f in dataclasses.fields(method.config):
         if f.name in ("seed", "channels", "map_stride") or f.name not in config or config[f.name] == f.default:
             continue
-        (model if f.name in method.reduces_model else schedule).append(f"{f.name} {config[f.name]}")
-    return model, schedule
+        kind = model if f.name in method.model_fields else losses if f.name in method.loss_fields else schedule
+        kind.append(f"{f.name} {config[f.name]}")
+    return model, schedule, losses
 
 
 def _known(what, asked, available):

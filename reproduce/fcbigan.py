@@ -16,7 +16,13 @@ NAME = "fcbigan"
 TITLE = "FCBiGAN: Generative Adversarial Networks And Real-Time Anomaly Detection In Texture Images (thesis, 2021)"
 
 METHODS = {
-    "fcbigan": Method("FCBiGAN", FCBiGAN, FCBiGANConfig, reduces_model=("width", "patch_size", "latent_size")),
+    "fcbigan": Method(
+        "FCBiGAN",
+        FCBiGAN,
+        FCBiGANConfig,
+        model_fields=("width", "patch_size", "latent_size"),
+        loss_fields=("reconstruction_weight", "generator_reconstruction_weight"),
+    ),
 }
 
 SUBJECTS = (

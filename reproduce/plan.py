@@ -59,9 +59,9 @@ def describe(chosen, profile, found):
         for cell in cells:
             method = paper.METHODS[cell.method]
             config = method.config(**cell.settings)
-            model, schedule = departures(method, {k: getattr(config, k) for k in cell.settings})
+            changes = sum(departures(method, vars(config)), [])
             share = paper.schedule_share(vars(config))
-            changed = "; ".join(model + schedule) or "as published"
+            changed = "; ".join(changes) or "as published"
             minutes += cell.profile.minutes
             disk += paper.checkpoint_megabytes(config)
             lines.append(f"  {cell.name}: {100 * share:.3g} % of the schedule, {changed}")

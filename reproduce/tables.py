@@ -45,15 +45,15 @@ def agreement(metric, value, printed, low=None, high=None, seeds=1):
     return "close" if distance <= far + 1e-9 else "differs"
 
 
-def verdict(row, printed, model, schedule_changes, share, other_data):
+def verdict(row, printed, model, schedule, losses, share, other_data):
     """Verdict of one measured row.
 
     Args:
         row: measured row with `metric`, `value`, `low`, `high`, `seeds`.
         printed: row of the printed values, or None.
-        model, schedule_changes: departures of the network and of the schedule, lists of texts.
+        model, schedule, losses: departures of the network, of the schedule and of the losses, lists of texts.
         share: of the paper's schedule.
-        other_data: why the data are not the paper's, or "".
+        other_data: whether the data are not the paper's.
 
     Returns:
         Text, empty for seconds and where nothing is printed.
@@ -61,8 +61,10 @@ def verdict(row, printed, model, schedule_changes, share, other_data):
     if row["value"] is None or row["metric"].startswith("seconds"):
         return ""
     limits = ["reduced model"] if model else []
-    if share < 1 or schedule_changes:
+    if share < 1 or schedule:
         limits.append(f"reduced schedule ({share:.3g})" if share < 1 else "other schedule")
+    if losses:
+        limits.append("other losses")
     if other_data:
         limits.insert(0, "other data")
     if limits:
@@ -105,7 +107,7 @@ def _rows(paper, method, subject, protocol, members):
     """Rows of one method, category and protocol: every score, every metric."""
     run = members[0]
     manifest, config, found = run.manifest, run.config, run.metrics
-    model, changes = departures(paper.METHODS[method], config)
+    changes = departures(paper.METHODS[method], config)
     share = paper.schedule_share(config)
     data, note = describe_data(subject, found)
     trained = f"trained on {found['train_images']} of {found['all_train_images']} normal images"
@@ -117,7 +119,7 @@ def _rows(paper, method, subject, protocol, members):
         "protocol": protocol,
         "seeds": len(members),
         "schedule": f"{share:.4g}",
-        "model": "; ".join(model + changes) or "paper",
+        "model": "; ".join(sum(changes, [])) or "paper",
         "data": data,
         "command": manifest["command"],
         "commit": (manifest["commit"] or "")[:12] + ("+changes" if manifest["dirty"] else ""),
@@ -132,7 +134,7 @@ def _rows(paper, method, subject, protocol, members):
             value, low, high, interval = _joined([s.get(metric) for s in scores], scores[0], metric)
             row = {**common, "method": label, "metric": metric, "value": value, "low": low, "high": high}
             printed = lines.get((subject.table, label, subject.category, metric))
-            row["verdict"] = verdict(row, printed, model, changes, share, data != "paper")
+            row["verdict"] = verdict(row, printed, *changes, share, data != "paper")
             reason = scores[0]["undefined"].get(metric.split("_")[0], "")
             row["note"] = "; ".join(x for x in (trained, interval, f"undefined: {reason}" if reason else "", note) if x)
             rows.append(row)

@@ -1,0 +1,156 @@
+"""Verdicts, printed values, joined tables."""
+
+import csv
+from types import SimpleNamespace
+
+import pytest
+
+from ganspect.models.fcbigan import FCBiGANConfig
+from ganspect.reproduce import cells, fcbigan, plan, tables
+from ganspect.training.files import write_json
+from ganspect.training.run import Run, write_csv
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "printed", "interval", "seeds", "expected"),
+    [
+        ("pixel_auroc", 0.931, 0.95, (None, None), 1, "reproduced"),
+        ("pixel_auroc", 0.93, 0.95, (None, None), 1, "reproduced"),
+        ("pixel_auroc", 0.901, 0.95, (None, None), 1, "close"),
+        ("pixel_auroc", 0.89, 0.95, (None, None), 1, "differs"),
+        ("pixel_auroc", 0.92, 0.95, (0.895, 0.951), 3, "reproduced"),  # inside a narrow interval over seeds
+        ("pixel_auroc", 0.92, 0.95, (0.88, 0.96), 3, "close"),  # the interval is too wide to count
+        ("pixel_auroc", 0.92, 0.95, (0.895, 0.951), 1, "close"),  # one seed: a bootstrap interval does not count
+        ("pixel_aupr", 0.085, 0.098, (None, None), 1, "reproduced"),
+        ("pixel_aupr", 0.14, 0.098, (None, None), 1, "close"),
+        ("pixel_aupr", 0.20, 0.098, (None, None), 1, "differs"),
+    ],
+)
+def test_agreement(metric, value, printed, interval, seeds, expected):
+    assert tables.agreement(metric, value, printed, *interval, seeds) == expected
+
+
+def row(**changes):
+    return {"metric": "pixel_auroc", "value": 0.95, "low": None, "high": None, "seeds": 1} | changes
+
+
+def test_verdicts_name_every_reduction():
+    printed = {"value": "0.95", "unit": "fraction", "provenance": "reported"}
+    assert tables.verdict(row(), printed, [], [], [], 1.0, False) == "reproduced"
+    assert tables.verdict(row(), printed | {"provenance": "digitised"}, [], [], [], 1.0, False) == "close"
+    assert (
+        tables.verdict(row(value=95.0 / 100), printed | {"value": "95.0", "unit": "percent"}, [], [], [], 1, False)
+        == "reproduced"
+    )
+    assert tables.verdict(row(), printed, ["width 16"], [], [], 1.0, False) == "reduced model"
+    assert tables.verdict(row(), printed, [], ["epochs 20"], [], 0.2, False) == "reduced schedule (0.2)"
+    assert tables.verdict(row(), printed, [], ["beta_1 0.5"], [], 1.0, False) == "other schedule"
+    assert tables.verdict(row(), printed, ["w"], ["e"], ["l"], 0.2, True) == (
+        "other data, reduced model, reduced schedule (0.2), other losses"
+    )
+    assert tables.verdict(row(metric="seconds_per_image"), printed, [], [], [], 1.0, False) == ""
+    assert tables.verdict(row(value=None), printed, [], [], [], 1.0, False) == ""
+    assert tables.verdict(row(), None, [], [], [], 1.0, False) == ""
+
+
+def test_departures_are_sorted_by_what_they_change():
+    config = vars(FCBiGANConfig(width=16, epochs=10, reconstruction_weight=1.0, channels=3, seed=5, map_stride=8))
+    assert cells.departures(fcbigan.METHODS["fcbigan"], config) == (
+        ["width 16"],
+        ["epochs 10"],
+        ["reconstruction_weight 1.0"],
+    )
+    assert cells.departures(fcbigan.METHODS["fcbigan"], vars(FCBiGANConfig())) == ([], [], [])
+    assert fcbigan.schedule_share(config) == pytest.approx(0.1)
+
+
+def test_printed_values_cover_every_subject():
+    lines = tables.published("fcbigan")
+    assert {line["category"] for line in lines} == {s.category for s in fcbigan.SUBJECTS}
+    assert {line["table"] for line in lines} == set(fcbigan.TABLES)
+
+
+def test_settings_are_typed_and_checked():
+    parse = cells.parse_settings
+    assert parse(["width=8", "generator_rate=1e-3", "early_stopping=true", "aggregation=linear"], FCBiGANConfig) == {
+        "width": 8, "generator_rate": 1e-3, "early_stopping": True, "aggregation": "linear"
+    }  # fmt: skip
+    for wrong in ("widht=8", "width=x", "width", "early_stopping=2"):
+        with pytest.raises(ValueError, match="--set"):
+            parse([wrong], FCBiGANConfig)
+
+
+def stored_run(tmp_path, seed, value, protocol="both", width=64):
+    """A finished run folder as training leaves it."""
+    subject = fcbigan.SUBJECTS[0]
+    config = vars(FCBiGANConfig(seed=seed, width=width)) | {"category": "nanofibres"}
+    cell = cells.Cell("fcbigan", "fcbigan", subject, seed, cells.Profile(), {}, protocol)
+    run = Run(cell.folder(tmp_path))
+    score = {
+        "pixel_auroc": value,
+        "pixel_aupr": 0.5,
+        "image_auroc": None,
+        "image_ap": None,
+        "undefined": {"image": "why"},
+    }
+    scores = {name: score for name in fcbigan.SCORES}
+    write_json(run.path / "config.json", config)
+    manifest = {"command": "c", "commit": "0" * 40, "dirty": False, "hardware": "h", "threads": 2, "date": "2026-01-01"}
+    write_json(run.path / "manifest.json", manifest)
+    found = {"protocols": {"paper": scores, "clean": scores}, "seconds_per_image": 1.5, "image_shape": [696, 1024, 1]}
+    write_json(run.path / "metrics.json", found | {"notes": [], "train_images": 4, "all_train_images": 5})
+    run.set_status("finished")
+    return run
+
+
+def test_rows_join_seeds_and_protocols(tmp_path):
+    for seed, value in enumerate((0.94, 0.95, 0.96)):
+        stored_run(tmp_path, seed, value)
+    rows = tables.measured(fcbigan, plan.every_cell(fcbigan, tmp_path), tmp_path)
+    main = [r for r in rows if r["method"] == "FCBiGAN" and r["metric"] == "pixel_auroc"]
+    assert [r["protocol"] for r in main] == ["paper", "clean"]
+    assert main[0]["value"] == pytest.approx(0.95) and main[0]["seeds"] == 3 and main[0]["verdict"] == "reproduced"
+    assert main[0]["low"] == pytest.approx(0.95 - 4.302653 * 0.01 / 3**0.5, abs=1e-6)
+    assert all(set(r) == set(tables.COLUMNS) for r in rows)
+    undefined = next(r for r in rows if r["metric"] == "image_auroc")
+    assert undefined["value"] is None and "undefined: why" in undefined["note"] and undefined["verdict"] == ""
+    write_csv(tmp_path / "r.csv", rows, tables.COLUMNS)
+    with open(tmp_path / "r.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == len(rows)
+
+
+def test_a_training_on_all_normals_speaks_for_the_paper_protocol(tmp_path):
+    stored_run(tmp_path, 0, 0.90)
+    stored_run(tmp_path, 0, 0.95, protocol="paper")
+    rows = tables.measured(fcbigan, plan.every_cell(fcbigan, tmp_path), tmp_path)
+    main = {r["protocol"]: r["value"] for r in rows if r["method"] == "FCBiGAN" and r["metric"] == "pixel_auroc"}
+    assert main == {"clean": 0.90, "paper": 0.95}
+
+
+def test_tables_print_every_cell_with_a_reason(tmp_path):
+    stored_run(tmp_path, 0, 0.80, width=16)
+    joined = tables.joined(fcbigan, tables.measured(fcbigan, plan.every_cell(fcbigan, tmp_path), tmp_path))
+    first = {(x["method"], x["metric"]): x for x in joined["1"]}
+    ours = first["FCBiGAN", "pixel_auroc"]
+    assert (ours["printed"], ours["paper"], ours["clean"], ours["verdict"]) == (
+        "0.95",
+        "0.800",
+        "0.800",
+        "reduced model",
+    )
+    assert first["Sparse Dictionary", "pixel_auroc"]["verdict"] == "quoted"
+    assert first["FCBiGAN", "seconds_per_image"]["paper"] == "1.50 s"
+    assert "FCBiGAN, L_R alone" in {x["method"] for x in joined["1"]}
+    second = {(x["category"], x["method"]): x["verdict"] for x in joined["2"]}
+    assert second["grid", "f-AnoGAN"] == "not run (method not built yet)"
+    assert second["grid", "FCBiGAN"] == "not run (no data at hand)"
+    text = tables.markdown(fcbigan, joined)
+    assert all(line["value"] in text for line in tables.published("fcbigan"))
+
+
+def test_copies_smaller_than_the_papers_are_other_data():
+    subject = SimpleNamespace(dataset="mvtec_ad", pixels=(1024, 1024))
+    found = {"image_shape": [512, 512, 3], "notes": ["substitute normals: 21 of 21"]}
+    data, _ = tables.describe_data(subject, found)
+    assert data == "copy of 512x512 pixels, the paper's 1024x1024; substitute normals: 21 of 21"
+    assert tables.describe_data(subject, {"image_shape": [1024, 1024, 3], "notes": []})[0] == "paper"
