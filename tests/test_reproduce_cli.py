@@ -1,0 +1,192 @@
+"""The command line as a user runs it: plans, bad data, kill and resume, report."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+TINY = "--set width=4 patch_size=16 batch_size=4 patches_per_epoch=40 latent_size=8 filter_size=8 map_stride=8".split()
+
+
+def command(*arguments, **options):
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "COLUMNS": "160"}
+    line = [sys.executable, "-m", "ganspect.reproduce.cli", *map(str, arguments)]
+    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=400, **options)
+
+
+def small_set(root, size=64, count=6):
+    """A synthetic category in MVTec layout, small enough for seconds."""
+    from ganspect.data.synthetic import make
+
+    return make(root, ("fibres",), size=size, train=count, good=2, per_defect=1)
+
+
+def run_folder(runs):
+    return runs / "fcbigan" / "synthetic" / "fcbigan" / "fibres" / "seed_0"
+
+
+def stored(runs):
+    """Everything of a finished run that must not depend on being interrupted."""
+    folder = run_folder(runs)
+    with np.load(folder / "checkpoints" / "last.npz") as checkpoint:
+        arrays = {name: checkpoint[name] for name in checkpoint.files}
+    scores = sorted(p.read_text() for p in folder.glob("scores_*.csv"))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics.pop("seconds_per_image")
+    return arrays, scores, metrics
+
+
+def test_help_is_fast_and_loads_no_tensorflow():
+    line = "import sys, ganspect.reproduce.cli as c; c.build_parser().format_help(); assert not {'tensorflow', 'keras', 'numpy'} & set(sys.modules)"  # noqa: E501
+    assert subprocess.run([sys.executable, "-c", line]).returncode == 0
+    assert command("--version").stdout.startswith("ganspect ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("reproduce",), ("reproduce", "other"), ("data", "check"), ("report", "fcbigan", "--runs-dir", "none")],
+)
+def test_usage_errors_exit_with_1(arguments, tmp_path):
+    done = command(*arguments, cwd=tmp_path)
+    assert done.returncode == 1 and done.stderr
+
+
+def test_unknown_names_and_settings_are_refused(tmp_path):
+    for wrong in (("--categories", "hazelnut"), ("--methods", "gan"), ("--set", "widht=3"), ("--data-root", "missing")):
+        done = command("reproduce", "fcbigan", "--runs-dir", tmp_path / "runs", *wrong, cwd=tmp_path)
+        assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+
+
+def test_plan_prints_and_stops(tmp_path):
+    small_set(tmp_path)
+    done = command("reproduce", "fcbigan", "--data-root", tmp_path, "--runs-dir", tmp_path / "runs", "--plan")
+    assert done.returncode == 0 and "fibres seed 0" in done.stdout and "width 16" in done.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_five_bad_files_in_one_message_and_nothing_trained(tmp_path):
+    category = small_set(tmp_path) / "fibres"
+    train = sorted((category / "train" / "good").glob("*.png"))
+    test = sorted(p for p in (category / "test").rglob("*.png"))
+    train[0].write_bytes(train[0].read_bytes()[:200])
+    train[1].write_bytes(b"")
+    train[2].write_text("not an image")
+    mask = next((category / "ground_truth").rglob("*.png"))
+    Image.new("L", (9, 9)).save(mask)
+    good = next(p for p in test if p.parent.name == "good")
+    (category / "train" / "good" / "copy.png").write_bytes(good.read_bytes())
+    names = [train[0].name, train[1].name, train[2].name, mask.name, "copy.png"]
+    for done in (
+        command("data", "check", category),
+        command("reproduce", "fcbigan", "--data-root", tmp_path, "--runs-dir", tmp_path / "runs", "--profile", "smoke"),
+    ):
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        assert all(name in done.stderr for name in names), done.stderr
+    assert not run_folder(tmp_path / "runs").exists()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One tiny run, uninterrupted: its data root and its runs folder."""
+    root = tmp_path_factory.mktemp("grid")
+    small_set(root)
+    arguments = (*"reproduce fcbigan --profile smoke --threads 2 --data-root".split(), root, *TINY, "epochs=8")
+    done = command(*arguments, "--runs-dir", root / "runs")
+    assert done.returncode == 0, done.stderr
+    return root, arguments, done
+
+
+def test_a_run_leaves_tables_figures_and_evidence(finished):
+    root, _, done = finished
+    folder = run_folder(root / "runs")
+    for name in ("config.json", "manifest.json", "status.json", "history.csv", "curve.csv", "metrics.json"):
+        assert (folder / name).stat().st_size > 0, name
+    figures = {p.name for p in (folder / "figures").glob("*.png")}
+    assert {"training.png", "generated.png", "histogram_max.png"} <= figures
+    assert sum(name.startswith("panel_") for name in figures) == 3
+    assert (root / "runs" / "fcbigan" / "tables.md").exists()
+    page = (root / "runs" / "fcbigan" / "report.html").read_text()
+    assert "other data" in page and "data:image/png;base64," in page and "http" not in page.replace("http-equiv", "")
+    assert "other data" in done.stdout and "0.95" in done.stdout
+
+
+def test_scores_on_disk_give_the_metrics(finished):
+    from sklearn.metrics import roc_auc_score
+
+    root, _, _ = finished
+    import csv
+
+    with open(run_folder(root / "runs") / "scores_8.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    labels = [int(r["label"]) for r in rows]
+    metrics = json.loads((run_folder(root / "runs") / "metrics.json").read_text())
+    for name, found in metrics["protocols"]["paper"].items():
+        assert found["image_auroc"] == pytest.approx(roc_auc_score(labels, [float(r[name]) for r in rows]))
+
+
+def test_finished_cells_are_kept_and_other_settings_refused(finished):
+    root, arguments, _ = finished
+    before = (run_folder(root / "runs") / "history.csv").stat().st_mtime_ns
+    again = command(*arguments, "--runs-dir", root / "runs")
+    assert again.returncode == 0 and "kept" in again.stdout
+    other = command(*arguments, "reconstruction_weight=1", "--runs-dir", root / "runs")
+    assert other.returncode == 1 and "reconstruction_weight: stored 0.1, asked 1.0" in other.stderr
+    assert (run_folder(root / "runs") / "history.csv").stat().st_mtime_ns == before
+    assert command("report", "fcbigan", "--runs-dir", root / "runs").returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_and_started_again_equals_uninterrupted(finished, number, tmp_path):
+    """Stopped in the middle of an epoch; the same command again gives the same bits."""
+    root, arguments, _ = finished
+    runs = tmp_path / "runs"
+    line = [sys.executable, "-m", "ganspect.reproduce.cli", *map(str, (*arguments, "--runs-dir", runs))]
+    process = subprocess.Popen(
+        line, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )  # noqa: E501
+    history = run_folder(runs) / "history.csv"
+    deadline = time.monotonic() + 200
+    while not (history.exists() and history.read_text().count("\n") > 3):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(number)
+    assert process.wait(60) == (130 if number == signal.SIGTERM else -9)
+    assert not (run_folder(runs) / "metrics.json").exists()
+    epochs = history.read_text().count("\n") - 1
+    assert 3 <= epochs < 8
+    again = command(*arguments, "--runs-dir", runs)
+    assert again.returncode == 0 and "continues after epoch" in again.stdout
+    (arrays, scores, metrics), (expected, straight, right) = stored(runs), stored(root / "runs")
+    assert set(arrays) == set(expected)
+    for name in arrays:
+        np.testing.assert_array_equal(arrays[name], expected[name], err_msg=name)
+    assert scores == straight and metrics == right
+
+
+def test_a_failed_cell_does_not_stop_the_others(tmp_path):
+    from ganspect.data.synthetic import make
+
+    make(tmp_path, ("fibres", "weave"), size=64, train=6, good=2, per_defect=1)
+    bad = tmp_path / "synthetic" / "fibres" / "train" / "good" / "000.png"
+    bad.write_bytes(bad.read_bytes()[:99])
+    arguments = (*"reproduce fcbigan --profile smoke --data-root".split(), tmp_path, *TINY, "epochs=1")
+    done = command(*arguments, "--runs-dir", tmp_path / "runs")
+    assert done.returncode == 2 and "000.png" in done.stderr and "weave seed 0: done" in done.stdout
+    status = json.loads((run_folder(tmp_path / "runs") / "status.json").read_text())
+    assert status["state"] == "failed" and "000.png" in status["message"] and "Traceback" in status["traceback"]
+
+
+def test_packs_give_the_same_scores_as_folders(finished, tmp_path):
+    root, arguments, _ = finished
+    done = command("data", "pack", root / "synthetic" / "fibres", tmp_path / "packs")
+    assert done.returncode == 0, done.stderr
+    packed = [tmp_path / "packs" if a == root else a for a in arguments]
+    done = command(*packed, "--runs-dir", tmp_path / "runs")
+    assert done.returncode == 0, done.stderr
+    assert stored(tmp_path / "runs")[1] == stored(root / "runs")[1]
