@@ -34,4 +34,4 @@ lint: $(VENV)/tested
 	$(BIN)/ruff format --check .
 
 benchmark: $(VENV)/tested
-	$(BIN)/python -m benchmarks.dense_map
+	$(BIN)/python benchmarks/dense_map.py
