@@ -35,3 +35,4 @@ lint: $(VENV)/tested
 
 benchmark: $(VENV)/tested
 	$(BIN)/python benchmarks/dense_map.py
+	$(BIN)/python benchmarks/patch_pipeline.py

@@ -41,6 +41,9 @@ def add_reproduce(commands):
     _common(command)
     command.add_argument("--profile", choices=("smoke", "quick", "paper"), help="default: quick; smoke without data")
     command.add_argument("--data-root", metavar="DIR", help="folder of data sets; default: the built-in synthetic set")
+    for name in ("categories", "methods", "tables"):
+        command.add_argument(f"--{name}", nargs="+", metavar="NAME", help=f"only these {name}")
+    command.add_argument("--seeds", nargs="+", type=int, metavar="N", help="random seeds")
     command.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change settings of the methods")
     command.add_argument("--force", action="store_true", help="train finished cells anew; the old runs are set aside")
     command.add_argument("--only-failed", action="store_true", help="run only the cells that failed before")
@@ -53,6 +56,7 @@ def add_report(commands):
     """`ganspect report`."""
     command = commands.add_parser("report", help="rebuild tables, figures and pages from stored runs; trains nothing")
     _common(command)
+    command.add_argument("--results", metavar="DIR", help="also copy there what may be committed: rows, tables, plots")
     command.set_defaults(run=report)
 
 
@@ -134,7 +138,10 @@ def report(options):
         return _refuse(f"no runs in {options.runs_dir}")
     for name in _names(options.papers):
         paper = importlib.import_module(PAPERS[name])
-        pages.write(paper, plan.every_cell(paper, options.runs_dir), options.runs_dir, console)
+        cells = plan.every_cell(paper, options.runs_dir)
+        pages.write(paper, cells, options.runs_dir, console)
+        if options.results:
+            pages.publish(paper, cells, options.runs_dir, options.results)
     return DONE
 
 
@@ -190,9 +197,6 @@ def _common(command):
     names = (*PAPERS, "all")
     command.add_argument("papers", nargs="+", choices=names, metavar="PAPER", help=", ".join(names))
     command.add_argument("--runs-dir", default="runs", metavar="DIR", help="where runs are stored; default: runs")
-    for name in ("categories", "methods", "tables"):
-        command.add_argument(f"--{name}", nargs="+", metavar="NAME", help=f"only these {name}")
-    command.add_argument("--seeds", nargs="+", type=int, metavar="N", help="random seeds")
 
 
 def _names(papers):

@@ -60,9 +60,20 @@ NOT_RUN = {"f-AnoGAN": "method not built yet"}
 PROFILES = {
     "smoke": {
         "fcbigan": Profile(
-            dict(width=8, batch_size=16, patches_per_epoch=1600, epochs=4, map_stride=8),
+            dict(
+                width=8,
+                batch_size=16,
+                patches_per_epoch=1600,
+                epochs=4,
+                discriminator_rate=2e-4,
+                generator_rate=1e-3,
+                encoder_rate=1e-3,
+                reconstruction_weight=10.0,
+                generator_reconstruction_weight=10.0,
+                map_stride=8,
+            ),
             curve=2,
-            minutes=0.7,
+            minutes=1,
         )
     },
     # Found on held-out normals: with the thesis' losses a network of this width still draws one flat gray after 750

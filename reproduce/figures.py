@@ -38,7 +38,7 @@ def draw_run(paper, detector, arrays, evidence, normal_evidence, threshold, run)
                 f"{run.path.parent.name} {arrays.test_names[i]}",
             )
             plots.save_figure(figure, folder / f"panel_{stem}.png")
-    for name in detector.score_names[:3]:
+    for name in list(paper.SCORES)[:3]:
         normal, marked = pixels_by_kind(detector, arrays, evidence, name)
         if len(normal) and len(marked):
             figure = plots.score_histograms(normal, marked, f"Pixel scores: {name}", f"{name} score")

@@ -7,9 +7,12 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from rich.table import Table
 
 from ganspect.reproduce import figures, tables
+from ganspect.reproduce.cells import SYNTHETIC
 from ganspect.training.files import atomic_write
 from ganspect.training.run import Run, write_csv
 
+PLOTS = ("training", "histogram")  # show numbers, not images
+SHOWABLE = ("mvtec_ad", SYNTHETIC)
 FIGURE_ORDER = ("training", "panel", "generated", "histogram")
 
 
@@ -43,6 +46,30 @@ def write(paper, cells, runs, console):
         if status["state"] != "finished":
             console.print(f"{cell.name}: {status['state']} {status.get('message', '')}", markup=False)
     console.print(f"report: {folder / 'report.html'}   tables: {folder / 'tables.md'}, results.csv", soft_wrap=True)
+
+
+def publish(paper, cells, runs, folder):
+    """Copies the results that may be committed: rows, tables, and pictures as far as the data's licence allows.
+
+    Curves and histograms of any data; panels and generated images only of MVTec AD and of the synthetic set.
+
+    Args:
+        paper, cells, runs: as in `write`, which must have run before.
+        folder: where `<paper>.csv`, `<paper>.md` and `figures/` are written.
+    """
+    folder = Path(folder)
+    for source, target in (("results.csv", f"{paper.NAME}.csv"), ("tables.md", f"{paper.NAME}.md")):
+        _copy(Path(runs) / paper.NAME / source, folder / target)
+    for cell in cells:
+        for picture in sorted((Run(cell.folder(runs)).path / "figures").glob("*.png")):
+            if picture.stem.startswith(PLOTS) or cell.subject.dataset in SHOWABLE:
+                name = f"{paper.NAME}_{cell.method}_{cell.subject.category}_seed_{cell.seed}_{picture.name}"
+                _copy(picture, folder / "figures" / name)
+
+
+def _copy(source, target):
+    with atomic_write(target, "wb") as file:
+        file.write(source.read_bytes())
 
 
 def terminal_table(title, lines):
