@@ -107,7 +107,10 @@ def page(paper, cells, runs, joined):
             }
         )
     template = environment.get_template("report.html")
-    shown = [(paper.TABLES[name]["title"], lines) for name, lines in joined.items()]
+    shown = []
+    for name, lines in joined.items():
+        texts, numbers = tables.footnotes(lines)
+        shown.append((paper.TABLES[name]["title"], list(zip(lines, numbers, strict=True)), texts))
     return template.render(title=paper.TITLE, tables=shown, runs=views)
 
 

@@ -231,15 +231,41 @@ def show(value, metric):
     return f"{value:.2f} s" if metric.startswith("seconds") else f"{value:.3f}"
 
 
+def footnotes(lines):
+    """What was reduced and remarked, each text once.
+
+    Args:
+        lines: one table of `joined`.
+
+    Returns:
+        `(texts, numbers)`: the texts in order, and for each line the number of its text from 1, or "".
+    """
+    texts = ["; ".join(x for x in (line["budget"], line["note"]) if x) for line in lines]
+    unique = list(dict.fromkeys(text for text in texts if text))
+    return unique, [unique.index(text) + 1 if text else "" for text in texts]
+
+
 def markdown(paper, tables):
     """The joined tables as Markdown."""
     out = [f"# {paper.TITLE}", ""]
-    heads = ("category", "method", "metric", "printed", "ours (paper protocol)", "ours (clean)", "95 % interval")
+    heads = (
+        "category",
+        "method",
+        "metric",
+        "printed",
+        "ours, paper protocol",
+        "ours, clean",
+        "95 % interval",
+        "verdict",
+    )
+    names = ("category", "method", "metric", "printed", "paper", "clean", "interval", "verdict")
     for name, lines in tables.items():
-        out += [f"## {paper.TABLES[name]['title']}", ""]
-        out.append("| " + " | ".join((*heads, "verdict", "budget", "note")) + " |")
-        out.append("|" + "---|" * (len(heads) + 3))
-        names = ("category", "method", "metric", "printed", "paper", "clean", "interval", "verdict", "budget", "note")
-        out += ["| " + " | ".join(line[n] for n in names) + " |" for line in lines]
-        out.append("")
+        texts, numbers = footnotes(lines)
+        out += [f"## {paper.TABLES[name]['title']}", "", "| " + " | ".join((*heads, "note")) + " |"]
+        out.append("|" + "---|" * (len(heads) + 1))
+        out += [
+            "| " + " | ".join([*(line[n] for n in names), f"({k})" if k else ""]) + " |"
+            for line, k in zip(lines, numbers, strict=True)
+        ]
+        out += ["", *(f"({k}) {text}  " for k, text in enumerate(texts, 1)), ""]
     return "\n".join(out)
