@@ -216,11 +216,18 @@ def _refuse(message):
 
 
 def _quiet_backend(threads):
-    """Silences TensorFlow's start-up notes and sets its threads, before it is imported."""
+    """Sets the threads and imports the backend without its start-up notes, which no variable turns off altogether."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("GLOG_minloglevel", "2")
     if threads:
         os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(threads)
+    stderr, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        import keras  # noqa: F401
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nothing)
 
 
 if __name__ == "__main__":
