@@ -13,7 +13,7 @@ from ganspect.data.patches import PatchSampler, patch_batch, stack_images
 from ganspect.reproduce import figures, scoring
 from ganspect.training import callbacks as training_callbacks
 from ganspect.training.checkpoint import load_state
-from ganspect.training.files import write_json
+from ganspect.training.files import atomic_write, write_json
 from ganspect.training.fit import fit
 from ganspect.training.run import ConfigMismatch, Run, make_manifest
 
@@ -219,9 +219,17 @@ def score(paper, detector, arrays, normals, trained_on, run, console, title):
                 "notes": list(arrays.notes),
             },
         )
+        save_maps(detector, arrays, evidence, run)
         figures.draw_run(paper, detector, arrays, evidence, normal_evidence, threshold.value, run)
     run.set_status("finished", message="")
     console.print(f"{title}: done")
+
+
+def save_maps(detector, arrays, evidence, run):
+    """Writes the first score's map of each test image as float16 `[H, W]`, `maps/<image name>.npy`."""
+    for name, found in zip(arrays.test_names, evidence, strict=True):
+        with atomic_write((run.path / "maps" / name).with_suffix(".npy"), "wb") as file:
+            np.save(file, detector.map_from(found).astype("float16"))
 
 
 def _finite(value):

@@ -1,5 +1,6 @@
 """The command line as a user runs it: plans, bad data, kill and resume, report."""
 
+import csv
 import json
 import os
 import signal
@@ -96,7 +97,7 @@ def finished(tmp_path_factory):
     """One tiny run, uninterrupted: its data root and its runs folder."""
     root = tmp_path_factory.mktemp("grid")
     small_set(root)
-    arguments = (*"reproduce fcbigan --profile smoke --threads 2 --data-root".split(), root, *TINY, "epochs=8")
+    arguments = (*"reproduce fcbigan --profile smoke --threads 2 --data-root".split(), root, *TINY, "epochs=12")
     done = command(*arguments, "--runs-dir", root / "runs")
     assert done.returncode == 0, done.stderr
     return root, arguments, done
@@ -107,6 +108,14 @@ def test_a_run_leaves_tables_figures_and_evidence(finished):
     folder = run_folder(root / "runs")
     for name in ("config.json", "manifest.json", "status.json", "history.csv", "curve.csv", "metrics.json"):
         assert (folder / name).stat().st_size > 0, name
+    saved = sorted(
+        p.relative_to(folder / "maps").with_suffix(".png").as_posix() for p in (folder / "maps").rglob("*.npy")
+    )
+    with open(folder / "scores_12.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert saved == sorted(r["image"] for r in rows)
+    highest = np.load(folder / "maps" / rows[0]["image"].replace(".png", ".npy")).max()
+    assert highest == pytest.approx(float(rows[0]["max"]), rel=1e-3)
     figures = {p.name for p in (folder / "figures").glob("*.png")}
     assert {"training.png", "generated.png", "histogram_max.png"} <= figures
     assert sum(name.startswith("panel_") for name in figures) == 3
@@ -120,9 +129,7 @@ def test_scores_on_disk_give_the_metrics(finished):
     from sklearn.metrics import roc_auc_score
 
     root, _, _ = finished
-    import csv
-
-    with open(run_folder(root / "runs") / "scores_8.csv", newline="") as file:
+    with open(run_folder(root / "runs") / "scores_12.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     labels = [int(r["label"]) for r in rows]
     metrics = json.loads((run_folder(root / "runs") / "metrics.json").read_text())
@@ -159,7 +166,7 @@ def test_killed_and_started_again_equals_uninterrupted(finished, number, tmp_pat
     assert process.wait(60) == (130 if number == signal.SIGTERM else -9)
     assert not (run_folder(runs) / "metrics.json").exists()
     epochs = history.read_text().count("\n") - 1
-    assert 3 <= epochs < 8
+    assert 3 <= epochs < 12
     again = command(*arguments, "--runs-dir", runs)
     assert again.returncode == 0 and "continues after epoch" in again.stdout
     (arrays, scores, metrics), (expected, straight, right) = stored(runs), stored(root / "runs")

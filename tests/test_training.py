@@ -110,6 +110,28 @@ def test_early_stopping_is_a_function_of_the_history(tmp_path):
     assert over == [False] * 6 + [True]  # the best that counts is epoch 4; epoch 1 is before the start
 
 
+def test_early_stopping_keeps_the_best_weights_and_resumes_to_the_same_stop(tiny_config, textures, tmp_path):
+    config = dataclasses.replace(tiny_config, epochs=9)
+    errors = {1: 0.9, 2: 0.3, 3: 0.2, 4: 0.4, 5: 0.5, 6: 0.6}
+    ends = []
+    for name, stops in (("straight", (9,)), ("resumed", (4, 9))):
+        run, first = Run(tmp_path / name), 0
+        for epochs in stops:
+            detector = FCBiGAN(config)
+            detector.compile()
+            stack, sizes = stack_images(textures)
+            sampler = PatchSampler(sizes, 16, 12, 4, config.seed)
+            first = load_state(run.checkpoint, detector.state) if run.checkpoint.exists() else 0
+            recorder = Recorder(run, first, 3, lambda epoch: {"held_out_mae": errors[epoch]})
+            early = EarlyStop(recorder, run.path / "best.npz", patience=2, start=2)
+            fit(detector, stack, sampler, epochs, first, [recorder, early])
+        assert [row["epoch"] for row in run.read_table("history.csv")] == ["1", "2", "3", "4", "5"]
+        assert load_state(run.path / "best.npz", detector.state) == 3
+        ends.append(numbers(detector.state))
+    for a, b in zip(*ends, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_another_config_is_refused_and_a_run_can_be_set_aside(tmp_path):
     run = Run(tmp_path / "seed_0")
     run.open({"width": 8, "seed": 0}, make_manifest(0, "f", None, "tensorflow"))
