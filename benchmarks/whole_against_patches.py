@@ -5,8 +5,9 @@
 In a whole image E leaves one latent for every 8 pixels and G adds up their overlapping 6x6 footprints (decision 1m of
 the method's card), and D's `same` convolutions see neighbours instead of zeros (decision 1j). Here every `--every`-th
 anomalous test image is scored both ways: whole at stride 8, and from isolated 48x48 patches every `--step` pixels whose
-losses are averaged where they overlap. Both are smoothed by the thesis' filter. Printed: reconstruction error, pixel
-AUROC of L_R and of L_D, and the rank correlation of D's outputs at the patches' centres.
+losses are averaged where they overlap. A third way divides D's latent channel by the number of overlapping footprints
+(`latent_overlap="mean"`). All are smoothed by the thesis' filter. Printed: reconstruction error, pixel AUROC of L_R and
+of L_D, mean L_D, and its rank correlation with the isolated patches' at their centres.
 """
 
 import argparse
@@ -36,31 +37,37 @@ def main():
     parser.add_argument("--step", type=int, default=24)
     options = parser.parse_args()
     run = Run(options.run)
-    config = FCBiGANConfig(**{f.name: run.config[f.name] for f in dataclasses.fields(FCBiGANConfig)})
+    names = {f.name for f in dataclasses.fields(FCBiGANConfig)}
+    config = FCBiGANConfig(**{name: value for name, value in run.config.items() if name in names})
     detector = FCBiGAN(config)
     detector.compile()
     epoch = load_state(run.checkpoint, detector.state)
     arrays = load_category(options.category, channels=config.channels)
     chosen = [i for i, label in enumerate(arrays.labels) if label][:: options.every]
     predict = detector.compile_inference(lambda x: patch_losses(detector, x))
-    found = {name: [] for name in ("whole", "patches", "error", "correlation")}
+    averaged = FCBiGAN(dataclasses.replace(config, latent_overlap="mean"))
+    averaged.compile()
+    load_state(run.checkpoint, averaged.state)
+    ways = {"whole image": detector, "whole image, latent channel averaged": averaged, "isolated patches": None}
+    found = {way: [] for way in ways}
     for i in chosen:
-        whole = detector.evidence(arrays.test[i], 8)
         image = np.asarray(detector.prepare(arrays.test[i]))
-        patches, error, centres, isolated = score_patches(predict, image, config.patch_size, options.step)
-        found["whole"].append([whole["l_r"], whole["l_d"]])
-        found["patches"].append(patches)
-        found["error"].append([np.abs(whole["reconstruction"] - image).mean(), error])
-        found["correlation"].append(spearmanr(whole["l_d"][centres], isolated).statistic)
+        (l_r, l_d), error, centres, isolated = score_patches(predict, image, config.patch_size, options.step)
+        found["isolated patches"].append((l_r, l_d, error, isolated.mean(), 1.0))
+        for way in list(ways)[:2]:
+            whole = ways[way].evidence(arrays.test[i], 8)
+            error = np.abs(whole["reconstruction"] - image).mean()
+            at_centres = whole["l_d"][centres]
+            correlation = spearmanr(at_centres, isolated).statistic
+            found[way].append((whole["l_r"], whole["l_d"], error, at_centres.mean(), correlation))
     masks = [arrays.masks[i] for i in chosen]
-    print(
-        f"epoch {epoch}, {len(chosen)} images of {arrays.dataset}/{arrays.name}; rank correlation of L_D at the centres"
-    )
-    print(f"of patches, whole image against isolated patch: median {np.median(found['correlation']):.2f}\n")
-    print("| way | mean absolute reconstruction error | pixel AUROC of L_R | of L_D |\n|---|---|---|---|")
-    for k, way in enumerate(("whole", "patches")):
-        aurocs = [pixel_auroc(masks, [mean_filter(m[j], config.filter_size) for m in found[way]]) for j in (0, 1)]
-        print(f"| {way} | {np.mean(found['error'], 0)[k]:.3f} | {aurocs[0]:.3f} | {aurocs[1]:.3f} |")
+    print(f"epoch {epoch}, {len(chosen)} images of {arrays.dataset}/{arrays.name}\n")
+    print("| way | reconstruction error | pixel AUROC of L_R | of L_D | mean L_D | rank correlation |")
+    print("|---|---|---|---|---|---|")
+    for way, parts in found.items():
+        aurocs = [pixel_auroc(masks, [mean_filter(part[j], config.filter_size) for part in parts]) for j in (0, 1)]
+        error, level, correlation = (np.mean([part[j] for part in parts]) for j in (2, 3, 4))
+        print(f"| {way} | {error:.3f} | {aurocs[0]:.3f} | {aurocs[1]:.3f} | {level:.2f} | {correlation:.2f} |")
 
 
 def patch_losses(detector, patches):

@@ -54,6 +54,9 @@ class FCBiGANConfig:
     linear_weight: float = 0.5  # [ours: alpha of eq. 7 is not printed]
     filter_size: int = 48  # [thesis 5.2] side of the mean filter
     map_stride: int = 1  # [thesis 4.2] 1: D at every pixel; 2, 4, 8: at every second, fourth, eighth
+    latent_overlap: str = (
+        "sum"  # [skal] of D's latent footprints in whole images; [ours] "mean": as large as in training
+    )
     early_stopping: bool = False  # [ours: thesis silent; skal stops on held-out error, patience 10 from epoch 50]
     seed: int = 0
 
@@ -64,6 +67,9 @@ class FCBiGANConfig:
             raise ValueError(f"width must be a multiple of 4 (group normalisation), not {self.width}")
         if self.aggregation not in AGGREGATIONS:
             raise ValueError(f"aggregation must be one of {', '.join(AGGREGATIONS)}, not {self.aggregation!r}")
+
+        if self.latent_overlap not in ("sum", "mean"):
+            raise ValueError(f"latent_overlap must be sum or mean, not {self.latent_overlap!r}")
 
     @property
     def steps_per_epoch(self):
@@ -149,6 +155,19 @@ def build_discriminator(config, latent_branch, trunk):
     z = keras.Input((None, None, config.latent_size), name="latents")
     pair = layers.Concatenate(name="pair")([image, latent_branch(z)])  # [B, H, W, C + 1]
     return keras.Model([image, z], trunk(pair), name="discriminator")
+
+
+def footprint_counts(height, width, patch_size):
+    """How many latents of a whole image reach each pixel: float32 `[1, height, width, 1]`, 1 for a single patch.
+
+    E leaves one latent for every 8 pixels; each covers a patch. Inside a large image (patch_size / 8)^2 overlap.
+    """
+
+    def along(length):
+        kernel = patch_size // CELL
+        return np.repeat(np.convolve(np.ones(length // CELL - kernel + 1), np.ones(kernel)), CELL)
+
+    return np.outer(along(height), along(width)).astype("float32")[None, :, :, None]
 
 
 class FCBiGAN(Detector):
@@ -289,7 +308,10 @@ class FCBiGAN(Detector):
         padded = maps.pad_to_multiple(images, CELL)
         codes = self.encoder(padded, training=False)
         rebuilt = self.generator(codes, training=False)
-        pair = ops.concatenate([padded, self.latent_branch(codes, training=False)], axis=-1)  # [B, H', W', C + 1]
+        spread = self.latent_branch(codes, training=False)
+        if self.config.latent_overlap == "mean":
+            spread = spread / footprint_counts(*padded.shape[1:3], self.config.patch_size)
+        pair = ops.concatenate([padded, spread], axis=-1)  # [B, H', W', C + 1]
         outputs = maps.enlarge(maps.dense_map(pair, *self.trunk_kernels(), stride), stride)
         l_r = ops.mean(ops.square(padded - rebuilt), axis=-1)
         l_d = ops.square(outputs - 1.0)

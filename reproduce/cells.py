@@ -17,7 +17,8 @@ class Method:
         build: `config -> Detector`.
         config: the config dataclass, whose defaults are the paper's.
         model_fields: config fields that change the network.
-        loss_fields: config fields that change the losses; a departure in any other field changes the schedule.
+        loss_fields: config fields that change the losses.
+        score_fields: config fields that change the scores; a departure in any other field changes the schedule.
     """
 
     label: str
@@ -25,6 +26,7 @@ class Method:
     config: type
     model_fields: tuple[str, ...]
     loss_fields: tuple[str, ...]
+    score_fields: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -151,19 +153,20 @@ def expand(paper, profile, found, methods=None, categories=None, tables=None, se
 
 
 def departures(method, config):
-    """Fields of a stored config that differ from the paper's: `(of the network, schedule, losses)`, as texts.
+    """Fields of a stored config that differ from the paper's: `(of the network, schedule, losses, scores)`, as texts.
 
     Args:
         method: `Method`.
         config: dict of config fields.
     """
-    model, schedule, losses = [], [], []
+    model, schedule, losses, scores = [], [], [], []
+    kinds = {method.model_fields: model, method.loss_fields: losses, method.score_fields: scores}
     for f in dataclasses.fields(method.config):
-        if f.name in ("seed", "channels", "map_stride") or f.name not in config or config[f.name] == f.default:
+        if f.name in ("seed", "channels") or f.name not in config or config[f.name] == f.default:
             continue
-        kind = model if f.name in method.model_fields else losses if f.name in method.loss_fields else schedule
+        kind = next((kind for names, kind in kinds.items() if f.name in names), schedule)
         kind.append(f"{f.name} {config[f.name]}")
-    return model, schedule, losses
+    return model, schedule, losses, scores
 
 
 def _known(what, asked, available):

@@ -22,6 +22,7 @@ METHODS = {
         FCBiGANConfig,
         model_fields=("width", "patch_size", "latent_size"),
         loss_fields=("reconstruction_weight", "generator_reconstruction_weight"),
+        score_fields=("aggregation", "linear_weight", "filter_size", "map_stride", "latent_overlap"),
     ),
 }
 

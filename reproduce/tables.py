@@ -45,13 +45,13 @@ def agreement(metric, value, printed, low=None, high=None, seeds=1):
     return "close" if distance <= far + 1e-9 else "differs"
 
 
-def verdict(row, printed, model, schedule, losses, share, other_data):
+def verdict(row, printed, model, schedule, losses, scores, share, other_data):
     """Verdict of one measured row.
 
     Args:
         row: measured row with `metric`, `value`, `low`, `high`, `seeds`.
         printed: row of the printed values, or None.
-        model, schedule, losses: departures of the network, of the schedule and of the losses, lists of texts.
+        model, schedule, losses, scores: departures of the network, the schedule, the losses and the scores, as texts.
         share: of the paper's schedule.
         other_data: whether the data are not the paper's.
 
@@ -65,6 +65,8 @@ def verdict(row, printed, model, schedule, losses, share, other_data):
         limits.append(f"reduced schedule ({share:.3g})" if share < 1 else "other schedule")
     if losses:
         limits.append("other losses")
+    if scores:
+        limits.append("other scoring")
     if other_data:
         limits.insert(0, "other data")
     if limits:

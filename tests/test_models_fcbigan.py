@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from ganspect.evaluation.smoothing import mean_filter
 from ganspect.models import losses
-from ganspect.models.fcbigan import AGGREGATIONS, FCBiGAN, FCBiGANConfig
+from ganspect.models.fcbigan import AGGREGATIONS, FCBiGAN, FCBiGANConfig, footprint_counts
 
 
 def values(network):
@@ -145,6 +145,19 @@ def test_whole_images_of_any_size(tiny, textures):
         np.testing.assert_allclose(found["l_r"], expected, atol=1e-6)
         assert tiny.anomaly_map(image).shape == image.shape[:2]
         assert tiny.anomaly_score(image) == tiny.anomaly_map(image).max()
+
+
+def test_averaging_the_latent_channel_changes_whole_images_only(tiny, textures):
+    """One latent reaches each pixel of a patch, up to (16 / 8)^2 = 4 those of a larger image."""
+    counts = footprint_counts(32, 40, 16)[0, :, :, 0]
+    assert counts[0, 0] == 1 and counts[16, 16] == 4 and counts[0, 16] == 2
+    assert (footprint_counts(16, 16, 16) == 1).all()
+    averaged = FCBiGAN(dataclasses.replace(tiny.config, latent_overlap="mean"))
+    image = textures[0]
+    for kernel, other in zip(tiny.trainable_variables, averaged.trainable_variables, strict=True):
+        kernel.assign(kernel * 8)
+        other.assign(kernel)
+    assert np.abs(tiny.evidence(image)["l_d"] - averaged.evidence(image)["l_d"]).max() > 1e-4
 
 
 def test_calibration_gives_z_scores_of_normal_pixels(tiny, textures):

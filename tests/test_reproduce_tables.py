@@ -36,21 +36,21 @@ def row(**changes):
 
 def test_verdicts_name_every_reduction():
     printed = {"value": "0.95", "unit": "fraction", "provenance": "reported"}
-    assert tables.verdict(row(), printed, [], [], [], 1.0, False) == "reproduced"
-    assert tables.verdict(row(), printed | {"provenance": "digitised"}, [], [], [], 1.0, False) == "close"
+    assert tables.verdict(row(), printed, [], [], [], [], 1.0, False) == "reproduced"
+    assert tables.verdict(row(), printed | {"provenance": "digitised"}, [], [], [], [], 1.0, False) == "close"
     assert (
-        tables.verdict(row(value=95.0 / 100), printed | {"value": "95.0", "unit": "percent"}, [], [], [], 1, False)
+        tables.verdict(row(value=95.0 / 100), printed | {"value": "95.0", "unit": "percent"}, [], [], [], [], 1, False)
         == "reproduced"
     )
-    assert tables.verdict(row(), printed, ["width 16"], [], [], 1.0, False) == "reduced model"
-    assert tables.verdict(row(), printed, [], ["epochs 20"], [], 0.2, False) == "reduced schedule (0.2)"
-    assert tables.verdict(row(), printed, [], ["beta_1 0.5"], [], 1.0, False) == "other schedule"
-    assert tables.verdict(row(), printed, ["w"], ["e"], ["l"], 0.2, True) == (
-        "other data, reduced model, reduced schedule (0.2), other losses"
+    assert tables.verdict(row(), printed, ["width 16"], [], [], [], 1.0, False) == "reduced model"
+    assert tables.verdict(row(), printed, [], ["epochs 20"], [], [], 0.2, False) == "reduced schedule (0.2)"
+    assert tables.verdict(row(), printed, [], ["beta_1 0.5"], [], [], 1.0, False) == "other schedule"
+    assert tables.verdict(row(), printed, ["w"], ["e"], ["l"], ["s"], 0.2, True) == (
+        "other data, reduced model, reduced schedule (0.2), other losses, other scoring"
     )
-    assert tables.verdict(row(metric="seconds_per_image"), printed, [], [], [], 1.0, False) == ""
-    assert tables.verdict(row(value=None), printed, [], [], [], 1.0, False) == ""
-    assert tables.verdict(row(), None, [], [], [], 1.0, False) == ""
+    assert tables.verdict(row(metric="seconds_per_image"), printed, [], [], [], [], 1.0, False) == ""
+    assert tables.verdict(row(value=None), printed, [], [], [], [], 1.0, False) == ""
+    assert tables.verdict(row(), None, [], [], [], [], 1.0, False) == ""
 
 
 def test_departures_are_sorted_by_what_they_change():
@@ -59,8 +59,9 @@ def test_departures_are_sorted_by_what_they_change():
         ["width 16"],
         ["epochs 10"],
         ["reconstruction_weight 1.0"],
+        ["map_stride 8"],
     )
-    assert cells.departures(fcbigan.METHODS["fcbigan"], vars(FCBiGANConfig())) == ([], [], [])
+    assert cells.departures(fcbigan.METHODS["fcbigan"], vars(FCBiGANConfig())) == ([], [], [], [])
     assert fcbigan.schedule_share(config) == pytest.approx(0.1)
 
 
