@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-TINY = "--set width=4 patch_size=16 batch_size=4 patches_per_epoch=40 latent_size=8 filter_size=8 map_stride=8 reconstruction_weight=0.1".split()
+TINY = (
+    "--set width=4 patch_size=16 batch_size=4 patches_per_epoch=40 latent_size=8 filter_size=8 map_stride=8 "
+    "reconstruction_weight=0.1"
+).split()
 
 
 def command(*arguments, **options):
