@@ -77,7 +77,7 @@ PROFILES = {
             minutes=1,
         )
     },
-    # Found on held-out normals: with the thesis' losses a network of this width still draws one flat gray after 750
+    # Found on held-out normals: with the thesis' losses a network of this width still draws one flat black or white after 750
     # steps; with the penalty on G as well it reconstructs after 750.
     "quick": {
         "fcbigan": Profile(
