@@ -77,8 +77,8 @@ PROFILES = {
             minutes=1,
         )
     },
-    # Found on held-out normals: with the thesis' losses a network of this width still draws one flat black or white after 750
-    # steps; with the penalty on G as well it reconstructs after 750.
+    # Found on held-out normals: with the thesis' losses a network of this width still draws one flat black or white
+    # after 750 steps; with the penalty on G as well it reconstructs after 750.
     "quick": {
         "fcbigan": Profile(
             dict(
