@@ -2,8 +2,8 @@
 
 Protocols. The thesis prints threshold-free pixel metrics with its final weights, so nothing is selected on the test
 set: both protocols share the last epoch's weights and z-score constants from held-out normal images (decision 1g). They
-differ in the training images (`paper` profile: all of them for the paper protocol) and in exact duplicates, which the
-clean protocol drops from the test side.
+differ in the training images (`paper` profile: all of them for the paper protocol, whose constants then come from the
+same last images, which it has seen) and in exact duplicates, which the clean protocol drops from the test side.
 """
 
 import sys

@@ -1,9 +1,7 @@
 """One message names every bad file; the fingerprint follows the bytes; duplicates are found."""
 
 import json
-import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +10,6 @@ from PIL import Image
 from ganspect.data.check import check, near_duplicates
 from ganspect.data.commands import check_text, list_text
 from ganspect.data.samples import find_categories, scan
-
-DATA = Path(os.environ.get("GANSPECT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
 def write(path, seed, size=(24, 32), **options):
@@ -168,14 +164,12 @@ def test_list_names_pages_licences_and_what_is_there(folder):
 
 
 @pytest.mark.real
-def test_real_data_is_sound_and_the_duplicates_of_casting_are_found():
-    if not DATA.is_dir():
-        pytest.skip(f"no real data at {DATA}: set GANSPECT_DATA")
-    for key, path in find_categories(DATA).items():
+def test_real_data_is_sound_and_the_duplicates_of_casting_are_found(real_data):
+    for key, path in find_categories(real_data).items():
         report = check(scan(path, *key))
         assert report.ok, report.message()
         assert len(report.near_duplicates) == (1 if key[0] == "casting" else 0)
         if key[0] == "casting":
-            listed = json.loads((DATA / "casting/train_test_exact_duplicates.json").read_text())
+            listed = json.loads((real_data / "casting/train_test_exact_duplicates.json").read_text())
             assert sorted(report.duplicates) == sorted((train, test) for test, train in listed)
             assert len(report.duplicates) == 64

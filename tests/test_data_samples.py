@@ -1,9 +1,7 @@
 """The scanner recognises each layout and matches masks and regions by stem."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +9,6 @@ from PIL import Image
 
 from ganspect.data.samples import OFFICIAL_COUNTS, DataError, find_categories, held_out, held_out_count, scan
 
-DATA = Path(os.environ.get("GANSPECT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 MODULES = ("arrays", "check", "commands", "images", "known", "pipeline", "samples", "synthetic")
 
 
@@ -153,10 +150,8 @@ def test_imports_without_tensorflow():
 
 
 @pytest.mark.real
-def test_official_counts_of_the_real_data():
-    if not DATA.is_dir():
-        pytest.skip(f"no real data at {DATA}: set GANSPECT_DATA")
-    found = find_categories(DATA)
+def test_official_counts_of_the_real_data(real_data):
+    found = find_categories(real_data)
     assert {("nanotwice", "nanofibres"), ("casting", "casting"), ("mvtec_ad", "pill")} <= set(found)
     for key, path in found.items():
         category = scan(path, *key)
