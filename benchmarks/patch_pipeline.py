@@ -25,7 +25,7 @@ def main():
 
     import tensorflow as tf
 
-    from ganspect.data.patches import PatchSampler, patch_dataset, stack_images
+    from ganspect.data.patches import PatchSampler, sampled_dataset, stack_images
     from ganspect.models.fcbigan import FCBiGAN, FCBiGANConfig
 
     detector = FCBiGAN(FCBiGANConfig(width=options.width))
@@ -34,7 +34,7 @@ def main():
     images = [np.random.default_rng(i).integers(0, 256, (696, 1024, 1)).astype("uint8") for i in range(5)]
     stack, sizes = stack_images(images)
     sampler = PatchSampler(sizes, config.patch_size, config.batch_size * options.steps, config.batch_size)
-    dataset = patch_dataset(stack, sampler, detector.prepare, epochs=1)
+    dataset = sampled_dataset(stack, sampler, detector.prepare, epochs=1)
     step = tf.function(detector.step)
     batch = next(iter(dataset))
     step(batch)  # compiles

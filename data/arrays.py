@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ganspect.data.check import THREADS, digest_of, fingerprint_of, repeated_in_test
-from ganspect.data.images import DataError, decode_image, read_bytes, read_mask, to_array
+from ganspect.data.images import DataError, decode_image, image_size, read_bytes, read_mask, to_array
 from ganspect.data.known import CROP_ROWS
 from ganspect.data.samples import Category, Sample, held_out_count, scan
 
@@ -103,6 +103,24 @@ def load_category(path, dataset=None, name=None, channels: int | None = None, si
         return fitted(arrays, channels or arrays.channels, size)
     category = scan(path, dataset, name)
     return load_arrays(category, channels or category.channels, size)
+
+
+def smallest_image(path, dataset=None, name=None) -> tuple[int, int]:
+    """Height and width of the smallest image of a category, by area, as it is stored; its pixels are not decoded.
+
+    Args:
+        path: a folder for `scan`, or a pack `.npz`.
+        dataset, name: as in `load_category`.
+
+    Raises:
+        DataError: a file is missing or not an image; see also `scan` and `load_pack`.
+    """
+    if Path(path).suffix == ".npz":
+        arrays = load_pack(path)
+        sizes = [image.shape[:2] for image in (*arrays.train, *arrays.test)]
+    else:
+        sizes = [image_size(sample.path) for sample in scan(path, dataset, name).samples]
+    return min(sizes, key=lambda size: size[0] * size[1])
 
 
 def fitted(arrays: CategoryArrays, channels: int, size=None) -> CategoryArrays:

@@ -114,6 +114,21 @@ def read_image(
     return to_array(decode_image(path).image, channels, size, crop_rows)
 
 
+def image_size(path) -> tuple[int, int]:
+    """Height and width of an image as `read_image` gives it, from the file's header alone.
+
+    Raises:
+        DataError: missing, empty or not an image.
+    """
+
+    def header():
+        image = _open(path, read_bytes(path))
+        turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        return image.size if turned else image.size[::-1]
+
+    return _guarded(path, header)
+
+
 def to_array(image: Image.Image, channels: int, size=None, crop_rows: int | None = None) -> np.ndarray:
     """uint8 `[H, W, channels]` of a decoded image; arguments as in `read_image`."""
     if channels not in (1, 3):

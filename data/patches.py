@@ -1,8 +1,8 @@
-"""Random patches and their augmentation, written once for both backends.
+"""Samplers of training batches, and random patches with their augmentation, written once for both backends.
 
 The random numbers are drawn in NumPy as pure functions of (seed, epoch, index), so that a resumed run sees the very
-patches that an uninterrupted one would have seen. The arithmetic is `keras.ops`: mapped inside `tf.data` on TensorFlow
-(`patch_dataset`), inside the compiled step on JAX.
+images that an uninterrupted one would have seen. The arithmetic is `keras.ops`: mapped inside `tf.data` on TensorFlow
+(`sampled_dataset`), inside the compiled step on JAX.
 """
 
 from dataclasses import dataclass
@@ -12,17 +12,21 @@ from keras import ops
 
 
 @dataclass(frozen=True)
-class PatchSampler:
-    """Draws where each patch of an epoch is cut and how it is turned.
+class Sampler:
+    """What training asks of a sampler, and what all samplers share.
+
+    Beside the fields here a sampler has
+
+    * `draws(epoch)`, NumPy arrays `{name: [steps, batch]}`, a pure function of (seed, epoch, index);
+    * `batch(stack, row)`, in `keras.ops`: from uint8 `[N, H, W, C]` and one row of draws, `{name: [batch]}`, to images
+      `[B, p, p, C]` in 0..255.
 
     Args:
-        sizes: `((height, width), ...)` of the images that patches come from, pixels.
-        patch_size: side of the square patch, pixels.
-        count: patches in an epoch; a last incomplete batch is dropped.
-        batch_size: patches in a batch.
+        sizes: `((height, width), ...)` of the images to draw from, pixels.
+        patch_size: side p of the square images in a batch, pixels.
+        count: images in an epoch; a last incomplete batch is dropped.
+        batch_size: images in a batch.
         seed: of every draw.
-        augment: flip horizontally and vertically and turn by one counter-clockwise quarter, each with probability 1/2
-            (FCBiGAN thesis 5.2); otherwise patches are only cut.
 
     Raises:
         ValueError: there is no image, one is smaller than a patch, or an epoch holds no whole batch.
@@ -33,7 +37,6 @@ class PatchSampler:
     count: int
     batch_size: int
     seed: int = 0
-    augment: bool = True
 
     def __post_init__(self):
         if not self.sizes:
@@ -48,6 +51,19 @@ class PatchSampler:
     def steps(self):
         """Batches in an epoch."""
         return self.count // self.batch_size
+
+
+@dataclass(frozen=True)
+class PatchSampler(Sampler):
+    """Draws where each patch of an epoch is cut and how it is turned.
+
+    Args:
+        sizes, patch_size, count, batch_size, seed: as of every `Sampler`.
+        augment: flip horizontally and vertically and turn by one counter-clockwise quarter, each with probability 1/2
+            (FCBiGAN thesis 5.2); otherwise patches are only cut.
+    """
+
+    augment: bool = True
 
     def draws(self, epoch):
         """The epoch's draws: `{"image", "top", "left", "flip_x", "flip_y", "turn"}`, each int32 `[steps, batch]`.
@@ -67,6 +83,10 @@ class PatchSampler:
             "turn": (uniform[:, 5] < 0.5) & self.augment,
         }
         return {k: v.astype("int32").reshape(self.steps, self.batch_size) for k, v in drawn.items()}
+
+    def batch(self, stack, row):
+        """The patches that one row of `draws` describes: `[B, p, p, C]`, of the stack's dtype."""
+        return patch_batch(stack, row, self.patch_size)
 
 
 def stack_images(images):
@@ -136,13 +156,13 @@ def patch_batch(stack, draws, patch_size):
     return flip_and_turn(patches, draws["flip_x"], draws["flip_y"], draws["turn"])
 
 
-def patch_dataset(stack, sampler, prepare, epochs, first_epoch=0):
+def sampled_dataset(stack, sampler, prepare, epochs, first_epoch=0):
     """The `tf.data` pipeline of `epochs - first_epoch` epochs of prepared batches, one after the other.
 
     Args:
         stack: uint8 `[N, H, W, C]`.
-        sampler: `PatchSampler`.
-        prepare: keras.ops function from a uint8 batch to what the method's `step` takes.
+        sampler: `Sampler`.
+        prepare: keras.ops function from a batch in 0..255 to what the method's `step` takes.
         epochs: epoch to stop before.
         first_epoch: epoch to start with, after a resume.
 
@@ -151,17 +171,16 @@ def patch_dataset(stack, sampler, prepare, epochs, first_epoch=0):
     """
     import tensorflow as tf
 
+    first = sampler.draws(first_epoch)
+
     def rows():
         for epoch in range(first_epoch, epochs):
-            drawn = sampler.draws(epoch)
+            drawn = first if epoch == first_epoch else sampler.draws(epoch)
             for step in range(sampler.steps):
                 yield {name: values[step] for name, values in drawn.items()}
 
-    names = ("image", "top", "left", "flip_x", "flip_y", "turn")
-    signature = {name: tf.TensorSpec((sampler.batch_size,), "int32") for name in names}
+    signature = {name: tf.TensorSpec(values.shape[1:], values.dtype) for name, values in first.items()}
     images = tf.constant(stack)
     dataset = tf.data.Dataset.from_generator(rows, output_signature=signature)
-    dataset = dataset.map(
-        lambda row: prepare(patch_batch(images, row, sampler.patch_size)), num_parallel_calls=1, deterministic=True
-    )
+    dataset = dataset.map(lambda row: prepare(sampler.batch(images, row)), num_parallel_calls=1, deterministic=True)
     return dataset.apply(tf.data.experimental.assert_cardinality(sampler.steps * (epochs - first_epoch))).prefetch(2)

@@ -366,3 +366,23 @@ def roc_pr_curves(curves: dict[str, tuple]) -> Figure:
     _finish(left, "ROC", "false positive rate", "true positive rate")
     _finish(right, "Precision and recall", "recall", "precision")
     return figure
+
+
+def line_panels(panels: Sequence[tuple], xlabel: str, ticks: Sequence[str] | None = None) -> Figure:
+    """Panels side by side, one or more lines in each.
+
+    Args:
+        panels: `(title, {label: (x, y)})` each; values that are not finite leave gaps.
+        xlabel: of every panel.
+        ticks: texts at x = 0, 1, 2, ...; by default a numeric axis.
+    """
+    height = 4.5
+    figure = Figure(figsize=(max(WIDTH, 4 * len(panels)), height), layout="constrained")
+    for axis, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for index, (label, (x, y)) in enumerate(lines.items()):
+            style = "osD^vPX"[index % 7] + ("-", "--", "-.", ":")[index % 4]
+            axis.plot(x, y, style, color=CYCLE[index % len(CYCLE)], label=label, markersize=5)
+        if ticks is not None:
+            axis.set_xticks(range(len(ticks)), ticks)
+        _finish(axis, title, xlabel, "")
+    return figure

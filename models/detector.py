@@ -16,30 +16,43 @@ class Detector(keras.Model):
 
     Attributes:
         loss_names: names of the scalars that `step` returns.
-        score_names: names of the anomaly maps that a method offers, the paper's first.
+        score_names: names of the scores that a method offers, the paper's first.
+        map_names: those of them that have a map of their own; None where all have.
+        panel_maps: names in `evidence` of the residual map and of the discriminator's, None where pictures of an
+            image need not show one.
         optimizers: `{name: keras optimiser}`, set by `finish_compile`.
     """
 
     loss_names: tuple[str, ...] = ()
     score_names: tuple[str, ...] = ()
+    map_names: tuple[str, ...] | None = None
+    panel_maps: tuple[str | None, str | None] = (None, None)
 
     # A method defines:
     #   step(batch) -> {loss name: scalar}, one training step on a prepared batch
     #   reconstruct(batch) -> batch
-    #   calibrate(images, stride), from held-out normal images
     #   evidence(image, stride) -> {name: array}, what one forward pass over a uint8 image [H, W, C] gives
     #   map_from(evidence, name) -> float32 [H, W], higher = more anomalous
+    #   generated(height, width) -> images [h, w, C] in [-1, 1] drawn from the prior, where it has a generator
+    # and, where its scores need them, score_from and calibrate.
+
+    def calibrate(self, images, stride=None):
+        """Sets what the scores need of held-out normal images, uint8 `[H, W, C]` each; nothing unless overridden."""
+
+    def score_from(self, evidence, name=None):
+        """Anomaly of an image from its evidence: the maximum of its map unless a method defines its own."""
+        return float(self.map_from(evidence, name).max())
 
     def anomaly_map(self, image, name=None, stride=None):
         """Anomaly of each pixel of one uint8 image `[H, W, C]`: float32 `[H, W]`."""
         return self.map_from(self.evidence(image, stride), name or self.score_names[0])
 
     def anomaly_score(self, image, name=None, stride=None):
-        """Anomaly of one uint8 image `[H, W, C]`: the maximum of its map."""
-        return float(self.anomaly_map(image, name, stride).max())
+        """Anomaly of one uint8 image `[H, W, C]`, higher = more anomalous."""
+        return self.score_from(self.evidence(image, stride), name)
 
     def prepare(self, images):
-        """Maps uint8 `[B, H, W, C]` in 0..255 to float32 in [-1, 1], the range of every network with a tanh output."""
+        """Maps images `[B, H, W, C]` in 0..255 to float32 in [-1, 1], the range of every network with a tanh output."""
         return ops.cast(images, "float32") / 127.5 - 1.0
 
     def finish_compile(self, optimizers):

@@ -178,6 +178,7 @@ class FCBiGAN(Detector):
     """
 
     loss_names = ("d_loss", "g_loss", "e_loss", "reconstruction_mae", "d_real", "d_fake")
+    panel_maps = ("l_r", "l_d")
 
     def __init__(self, config=None):
         """Builds the networks; sets the global random seed to `config.seed`, so equal configs give equal weights."""
@@ -284,6 +285,10 @@ class FCBiGAN(Detector):
         shape = (1, height // CELL - extra, width // CELL - extra, self.config.latent_size)
         z = np.random.default_rng(seed).standard_normal(shape, dtype="float32")
         return self.compile_inference(lambda latents: self.generator(latents, training=False))(z)[0]
+
+    def generated(self, height, width):
+        """One generated image of about this size, in a list."""
+        return [self.sample(height - height % CELL, width - width % CELL)]
 
     def reconstruct(self, images):
         """G(E(x)) of whole images: float `[B, H, W, C]` in [-1, 1] to the same shape; H, W at least `patch_size`."""

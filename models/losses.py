@@ -27,3 +27,29 @@ def mean_absolute_error(images, reconstructions):
         Scalar, >= 0.
     """
     return ops.mean(ops.abs(images - reconstructions))
+
+
+def summed_absolute_error(values, others):
+    """Sum of `|a - b|` over all elements of a sample, then mean over the batch: CBiGAN's L_R and L_R'.
+
+    Args:
+        values, others: float `[B, ...]`.
+
+    Returns:
+        Scalar, >= 0. At 128x128x3 it is 49 152 times the mean over elements.
+    """
+    return ops.mean(ops.sum(ops.abs(values - others), axis=tuple(range(1, len(values.shape)))))
+
+
+def unit_norm_penalty(*gradients):
+    """Mean of `(||g|| - 1)^2`, the two-sided gradient penalty of WGAN-GP (Gulrajani et al. 2017), on joint inputs.
+
+    Args:
+        *gradients: float `[B, ...]` each, of the critic's output with respect to each of its inputs; the norm of a
+            sample is taken over all of them together.
+
+    Returns:
+        Scalar, >= 0.
+    """
+    squares = sum(ops.sum(ops.square(g), axis=tuple(range(1, len(g.shape)))) for g in gradients)  # [B]
+    return ops.mean(ops.square(ops.sqrt(squares + 1e-12) - 1.0))

@@ -16,17 +16,26 @@ class Method:
         label: the name the paper prints.
         build: `config -> Detector`.
         config: the config dataclass, whose defaults are the paper's.
+        sampler: `(config, sizes, held_out=False) -> sampler` of training batches from images of these sizes (see
+            `data.patches`); with `held_out` one fixed batch without augmentation.
         model_fields: config fields that change the network.
         loss_fields: config fields that change the losses.
         score_fields: config fields that change the scores; a departure in any other field changes the schedule.
+        settings: what makes this method of the config's class; no departures.
+        beside: a method that the paper prints and that ours stands beside, though its networks are others.
+        tables: the tables it belongs to, for a method that runs only when it or such a table is asked for.
     """
 
     label: str
     build: Callable
     config: type
+    sampler: Callable
     model_fields: tuple[str, ...]
     loss_fields: tuple[str, ...]
     score_fields: tuple[str, ...]
+    settings: dict = field(default_factory=dict)
+    beside: str = ""
+    tables: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -35,16 +44,18 @@ class Subject:
 
     Args:
         dataset, category: as in the data folders and in the printed values.
-        table: number of the paper's table.
+        tables: names of the paper's tables; a metric goes to the first that lists it, else to the first of all.
         channels: 1 or 3, of the paper's network.
-        pixels: height and width of the images the paper used; smaller copies are other data.
+        pixels: height and width that the paper's network needs of the images; smaller copies are other data.
+        settings: config fields that the paper sets for this category; no departures.
     """
 
     dataset: str
     category: str
-    table: str
+    tables: tuple[str, ...]
     channels: int
     pixels: tuple[int, int] | None = None
+    settings: dict = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -52,14 +63,14 @@ class Profile:
     """How much of a method's training a profile does.
 
     Args:
-        settings: departures from the method's config.
+        settings: departures from the paper's config, or `Subject -> departures`.
         curve: how many times the test set is scored during training, evenly spread.
         curve_stride: stride of the maps of those intermediate scorings.
         minutes: about how long one cell takes on two cores, printed by `--plan`.
         seeds: random seeds.
     """
 
-    settings: dict = field(default_factory=dict)
+    settings: dict | Callable = field(default_factory=dict)
     curve: int = 0
     curve_stride: int = 8
     minutes: float = 0.0
@@ -137,14 +148,19 @@ def expand(paper, profile, found, methods=None, categories=None, tables=None, se
     subjects = [s for s in (*paper.SUBJECTS, *paper.SYNTHETIC) if (s.dataset, s.category) in found]
     _known("category", categories, [s.category for s in (*paper.SUBJECTS, *paper.SYNTHETIC)])
     _known("method", methods, list(paper.METHODS))
-    _known("table", tables, [s.table for s in paper.SUBJECTS])
+    _known("table", tables, list(paper.TABLES))
     cells = []
     for subject in subjects:
-        if (categories and subject.category not in categories) or (tables and subject.table not in tables):
+        if (categories and subject.category not in categories) or not set(tables or subject.tables) & {*subject.tables}:
             continue
-        for name in methods or paper.METHODS:
+        for name, method in paper.METHODS.items():
+            asked = name in methods if methods else not method.tables or bool({*method.tables} & {*(tables or ())})
+            if not asked or name not in paper.PROFILES[profile]:
+                continue
             plan = paper.PROFILES[profile][name]
-            settings = {**plan.settings, **parse_settings(overrides, paper.METHODS[name].config)}
+            chosen = parse_settings(overrides, method.config)
+            reduced = plan.settings(subject) if callable(plan.settings) else plan.settings
+            settings = {**subject.settings, **reduced, **method.settings, **chosen}
             for seed in seeds or plan.seeds:
                 for protocol in ("both", "paper") if profile == "paper" else ("both",):
                     own = {"channels": subject.channels, **settings, "seed": seed}
@@ -152,17 +168,19 @@ def expand(paper, profile, found, methods=None, categories=None, tables=None, se
     return cells
 
 
-def departures(method, config):
+def departures(method, subject, config):
     """Fields of a stored config that differ from the paper's: `(of the network, schedule, losses, scores)`, as texts.
 
     Args:
         method: `Method`.
+        subject: `Subject`.
         config: dict of config fields.
     """
+    given = {**subject.settings, **method.settings}
     model, schedule, losses, scores = [], [], [], []
     kinds = {method.model_fields: model, method.loss_fields: losses, method.score_fields: scores}
     for f in dataclasses.fields(method.config):
-        if f.name in ("seed", "channels") or f.name not in config or config[f.name] == f.default:
+        if f.name in ("seed", "channels") or f.name not in config or config[f.name] == given.get(f.name, f.default):
             continue
         kind = next((kind for names, kind in kinds.items() if f.name in names), schedule)
         kind.append(f"{f.name} {config[f.name]}")

@@ -7,7 +7,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-PAPERS = {"fcbigan": "ganspect.reproduce.fcbigan"}
+PAPERS = {"cbigan": "ganspect.reproduce.cbigan", "fcbigan": "ganspect.reproduce.fcbigan"}
 DONE, UNUSABLE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 130
 
 

@@ -8,6 +8,7 @@ same last images, which it has seen) and in exact duplicates, which the clean pr
 
 import sys
 
+from ganspect.data.patches import PatchSampler
 from ganspect.models.fcbigan import FCBiGAN, FCBiGANConfig
 from ganspect.reproduce.cells import SYNTHETIC as DATASET
 from ganspect.reproduce.cells import Method, Profile, Subject
@@ -15,11 +16,22 @@ from ganspect.reproduce.cells import Method, Profile, Subject
 NAME = "fcbigan"
 TITLE = "FCBiGAN: Generative Adversarial Networks And Real-Time Anomaly Detection In Texture Images (thesis, 2021)"
 
+HELD_OUT_PATCHES = 256  # fixed patches of held-out normals, for the reconstruction error after each epoch
+
+
+def sampler(config, sizes, held_out=False):
+    """Random patches of images of these sizes; with `held_out` one batch that is only cut."""
+    if held_out:
+        return PatchSampler(sizes, config.patch_size, HELD_OUT_PATCHES, HELD_OUT_PATCHES, augment=False)
+    return PatchSampler(sizes, config.patch_size, config.patches_per_epoch, config.batch_size, config.seed)
+
+
 METHODS = {
     "fcbigan": Method(
         "FCBiGAN",
         FCBiGAN,
         FCBiGANConfig,
+        sampler,
         model_fields=("width", "patch_size", "latent_size"),
         loss_fields=("reconstruction_weight", "generator_reconstruction_weight"),
         score_fields=("aggregation", "linear_weight", "filter_size", "map_stride", "latent_overlap"),
@@ -27,16 +39,16 @@ METHODS = {
 }
 
 SUBJECTS = (
-    Subject("nanotwice", "nanofibres", table="1", channels=1, pixels=(696, 1024)),
-    Subject("mvtec_ad", "carpet", table="2", channels=3, pixels=(1024, 1024)),
-    Subject("mvtec_ad", "grid", table="2", channels=3, pixels=(1024, 1024)),
-    Subject("mvtec_ad", "leather", table="2", channels=3, pixels=(1024, 1024)),
-    Subject("mvtec_ad", "tile", table="2", channels=3, pixels=(840, 840)),
-    Subject("mvtec_ad", "wood", table="2", channels=3, pixels=(1024, 1024)),
+    Subject("nanotwice", "nanofibres", tables=("1",), channels=1, pixels=(696, 1024)),
+    Subject("mvtec_ad", "carpet", tables=("2",), channels=3, pixels=(1024, 1024)),
+    Subject("mvtec_ad", "grid", tables=("2",), channels=3, pixels=(1024, 1024)),
+    Subject("mvtec_ad", "leather", tables=("2",), channels=3, pixels=(1024, 1024)),
+    Subject("mvtec_ad", "tile", tables=("2",), channels=3, pixels=(840, 840)),
+    Subject("mvtec_ad", "wood", tables=("2",), channels=3, pixels=(1024, 1024)),
 )
 SYNTHETIC = (
-    Subject(DATASET, "fibres", table="1", channels=1),
-    Subject(DATASET, "weave", table="2", channels=3),
+    Subject(DATASET, "fibres", tables=("1",), channels=1),
+    Subject(DATASET, "weave", tables=("2",), channels=3),
 )
 
 TABLES = {
@@ -49,11 +61,11 @@ TABLES = {
 
 # Further scores of the same training, printed beside the paper's Max: where a shortfall comes from.
 SCORES = {
-    "max": "FCBiGAN",
-    "reconstruction": "FCBiGAN, L_R alone",
-    "discriminator": "FCBiGAN, L_D alone",
-    "linear": "FCBiGAN, linear",
-    "mahalanobis": "FCBiGAN, Mahalanobis",
+    "max": "",
+    "reconstruction": ", L_R alone",
+    "discriminator": ", L_D alone",
+    "linear": ", linear",
+    "mahalanobis": ", Mahalanobis",
 }
 
 NOT_RUN = {"f-AnoGAN": "method not built yet"}
@@ -104,6 +116,12 @@ def schedule_share(config):
     default = FCBiGANConfig()
     whole = default.epochs * default.patches_per_epoch
     return min(1.0, config["epochs"] * config["patches_per_epoch"] / whole)
+
+
+def curves(subject):
+    """What is drawn against training steps: `((score, metric), ...)` of the table's first metric."""
+    metric = TABLES[subject.tables[0]]["metrics"][0]
+    return tuple((score, metric) for score in list(SCORES)[:3])
 
 
 def checkpoint_megabytes(config):

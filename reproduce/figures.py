@@ -3,6 +3,7 @@
 import numpy as np
 
 from ganspect.evaluation import plots
+from ganspect.training.files import atomic_write
 from ganspect.training.run import Run
 
 HISTOGRAM_PIXELS = 400_000  # of each kind, evenly spread over the images
@@ -23,32 +24,57 @@ def draw_run(paper, detector, arrays, evidence, normal_evidence, threshold, run)
     """
     folder = run.path / "figures"
     folder.mkdir(exist_ok=True)
-    anomalous = [i for i, label in enumerate(arrays.labels) if label]
-    if anomalous:
-        for i in sorted({anomalous[0], anomalous[len(anomalous) // 2], anomalous[-1]}):
-            found, stem = evidence[i], arrays.test_names[i].replace("/", "_").rsplit(".", 1)[0]
-            figure = plots.anomaly_panel(
-                arrays.test[i],
-                to_pixels(found["reconstruction"]),
-                found["l_r"],
-                found["l_d"],
-                detector.map_from(found),
-                arrays.masks[i],
-                threshold,
-                f"{run.path.parent.name} {arrays.test_names[i]}",
-            )
-            plots.save_figure(figure, folder / f"panel_{stem}.png")
+    shown = chosen_images(arrays.labels)
+    for i in shown:
+        found, stem = evidence[i], arrays.test_names[i].replace("/", "_").rsplit(".", 1)[0]
+        figure = plots.anomaly_panel(
+            arrays.test[i],
+            to_pixels(found["reconstruction"]),
+            *(found[name] if name else None for name in detector.panel_maps),
+            detector.map_from(found),
+            arrays.masks[i],
+            threshold,
+            f"{run.path.parent.name} {arrays.test_names[i]}",
+        )
+        plots.save_figure(figure, folder / f"panel_{stem}.png")
+    save_reconstructions(arrays, evidence, shown, run)
     for name in list(paper.SCORES)[:3]:
-        normal, marked = pixels_by_kind(detector, arrays, evidence, name)
+        cut = None
+        if detector.map_names is None:
+            normal, marked = pixels_by_kind(detector, arrays, evidence, name)
+        else:
+            scores = np.array([detector.score_from(e, name) for e in evidence])
+            normal, marked = scores[arrays.labels == 0], scores[arrays.labels == 1]
+            cut = run.metrics["image_thresholds"][name]["value"]
         if len(normal) and len(marked):
-            figure = plots.score_histograms(normal, marked, f"Pixel scores: {name}", f"{name} score")
+            what = "Pixel" if detector.map_names is None else "Image"
+            figure = plots.score_histograms(normal, marked, f"{what} scores: {name}", f"{name} score", cut)
             plots.save_figure(figure, folder / f"histogram_{name}.png")
-    if hasattr(detector, "sample"):
-        height, width = arrays.test[0].shape[:2]
-        generated = to_pixels(detector.sample(height - height % 8, width - width % 8))
-        figure = plots.image_grid([generated, arrays.train[0]], ["generated", "a training image"], columns=2)
+    if hasattr(detector, "generated"):
+        generated = [to_pixels(image) for image in detector.generated(*arrays.test[0].shape[:2])]
+        titles = [*["generated"] * len(generated), "a training image"]
+        figure = plots.image_grid([*generated, arrays.train[0]], titles, columns=2 if len(generated) == 1 else 9)
         plots.save_figure(figure, folder / "generated.png")
     draw_curves(paper, run)
+
+
+def chosen_images(labels):
+    """Indices of the images that pictures show: the first, middle and last anomalous, whatever they look like."""
+    anomalous = [i for i, label in enumerate(labels) if label]
+    return sorted({anomalous[0], anomalous[len(anomalous) // 2], anomalous[-1]}) if anomalous else []
+
+
+def save_reconstructions(arrays, evidence, shown, run):
+    """Stores the shown images and their reconstructions, for pictures that set several runs side by side."""
+    if not shown:
+        return
+    with atomic_write(run.path / "reconstructions.npz", "wb") as file:
+        np.savez_compressed(
+            file,
+            names=np.array([arrays.test_names[i] for i in shown], dtype=str),
+            images=np.stack([arrays.test[i] for i in shown]),
+            reconstructions=np.stack([to_pixels(evidence[i]["reconstruction"]) for i in shown]),
+        )
 
 
 def pixels_by_kind(detector, arrays, evidence, name):
@@ -74,18 +100,18 @@ def draw_curves(paper, run: Run):
     skipped = ("epoch", "step", "seconds", "d_real", "d_fake")
     history = {name: [float(row[name]) for row in rows] for name in rows[0] if name not in skipped}
     subject = next(s for s in (*paper.SUBJECTS, *paper.SYNTHETIC) if s.category == config["category"])
-    metric = paper.TABLES[subject.table]["metrics"][0]
     metrics = {}
-    for name in list(paper.SCORES)[:3]:
-        points = [(int(row["step"]), float(row[f"{name}:{metric}"])) for row in curve if row[f"{name}:{metric}"]]
-        last = found["protocols"]["paper"][name][metric] if found else None
-        points += [(steps[-1], last)] if last is not None else []
+    for name, metric in paper.curves(subject):
+        points = [(int(row["step"]), float(row[f"{name}:{metric}"])) for row in curve if row.get(f"{name}:{metric}")]
+        stored = [found["protocols"][p][name].get(metric) for p in ("paper", "clean")] if found else []
+        points += [(steps[-1], last) for last in stored if last is not None][:1]
         metrics[f"{name} {metric}"] = tuple(map(list, zip(*points, strict=True))) if points else ([], [])
-    label = next(iter(paper.SCORES.values()))
+    label = paper.METHODS[config["method"]].label
+    first = paper.curves(subject)[0][1]
     printed = [
         float(line["value"])
         for line in published(paper.NAME)
-        if (line["method"], line["category"], line["metric"]) == (label, subject.category, metric)
+        if (line["method"], line["category"], line["metric"]) == (label, subject.category, first)
     ]
     title = f"{label}, {subject.category}"
     figure = plots.training_curves(history, steps, metrics, printed[0] if printed else None, title)

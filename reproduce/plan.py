@@ -59,7 +59,7 @@ def describe(chosen, profile, found):
         for cell in cells:
             method = paper.METHODS[cell.method]
             config = method.config(**cell.settings)
-            changes = sum(departures(method, vars(config)), [])
+            changes = sum(departures(method, cell.subject, vars(config)), [])
             share = paper.schedule_share(vars(config))
             changed = "; ".join(changes) or "as published"
             minutes += cell.profile.minutes

@@ -11,7 +11,7 @@ from ganspect.reproduce.cells import SYNTHETIC
 from ganspect.training.files import atomic_write
 from ganspect.training.run import Run, write_csv
 
-PLOTS = ("training", "histogram")  # show numbers, not images
+PLOTS = ("training", "histogram", "curve")  # show numbers, not images
 SHOWABLE = ("mvtec_ad", SYNTHETIC)
 FIGURE_ORDER = ("training", "panel", "generated", "histogram")
 
@@ -19,7 +19,7 @@ FIGURE_ORDER = ("training", "panel", "generated", "histogram")
 def write(paper, cells, runs, console):
     """Rebuilds a paper's results from its run folders and prints its tables.
 
-    Writes `<runs>/<paper>/results.csv`, `tables.md` and `report.html`.
+    Writes `<runs>/<paper>/results.csv`, `tables.md`, `report.html` and, where the script draws across runs, `figures/`.
 
     Args:
         paper: the paper's script.
@@ -29,18 +29,23 @@ def write(paper, cells, runs, console):
     """
     folder = Path(runs) / paper.NAME
     rows = tables.measured(paper, cells, runs)
-    joined = tables.joined(paper, rows)
+    joined, claims = tables.joined(paper, rows), tables.claims(paper, rows)
     write_csv(folder / "results.csv", rows, tables.COLUMNS)
     with atomic_write(folder / "tables.md") as file:
-        file.write(tables.markdown(paper, joined))
+        file.write(tables.markdown(paper, joined, claims))
     for cell in cells:
         run = Run(cell.folder(runs))
         if run.status["state"] == "finished":
             figures.draw_curves(paper, run)
+    if hasattr(paper, "draw"):
+        (folder / "figures").mkdir(parents=True, exist_ok=True)
+        paper.draw(cells, runs, folder / "figures")
     with atomic_write(folder / "report.html") as file:
-        file.write(page(paper, cells, runs, joined))
+        file.write(page(paper, cells, runs, joined, claims))
     for name, lines in joined.items():
         console.print(terminal_table(paper.TABLES[name]["title"], lines))
+    for claim, state, evidence in claims:
+        console.print(f"claim: {claim}: {state} ({evidence})", markup=False, highlight=False)
     for cell in cells:
         status = Run(cell.folder(runs)).status
         if status["state"] != "finished":
@@ -65,6 +70,10 @@ def publish(paper, cells, runs, folder):
             if picture.stem.startswith(PLOTS) or cell.subject.dataset in SHOWABLE:
                 name = f"{paper.NAME}_{cell.method}_{cell.subject.category}_seed_{cell.seed}_{picture.name}"
                 _copy(picture, folder / "figures" / name)
+    showable = all(cell.subject.dataset in SHOWABLE for cell in cells)
+    for picture in _across(paper, runs):
+        if picture.stem.startswith(PLOTS) or showable:
+            _copy(picture, folder / "figures" / f"{paper.NAME}_{picture.name}")
 
 
 def _copy(source, target):
@@ -89,7 +98,7 @@ def terminal_table(title, lines):
     return table
 
 
-def page(paper, cells, runs, joined):
+def page(paper, cells, runs, joined, claims=()):
     """The HTML page as text: nothing in it is loaded from elsewhere."""
     environment = Environment(loader=PackageLoader("ganspect.reproduce"), autoescape=select_autoescape())
     views = []
@@ -103,7 +112,7 @@ def page(paper, cells, runs, joined):
                 "status": run.status,
                 "manifest": run.manifest,
                 "config": run.config,
-                "figures": [(p.stem, base64.b64encode(p.read_bytes()).decode()) for p in pictures],
+                "figures": _embedded(pictures),
             }
         )
     template = environment.get_template("report.html")
@@ -111,7 +120,17 @@ def page(paper, cells, runs, joined):
     for name, lines in joined.items():
         texts, numbers = tables.footnotes(lines)
         shown.append((paper.TABLES[name]["title"], list(zip(lines, numbers, strict=True)), texts))
-    return template.render(title=paper.TITLE, tables=shown, runs=views)
+    across = _embedded(_across(paper, runs))
+    return template.render(title=paper.TITLE, tables=shown, claims=claims, across=across, runs=views)
+
+
+def _across(paper, runs):
+    """The pictures that the paper's script drew from several runs."""
+    return sorted((Path(runs) / paper.NAME / "figures").glob("*.png"))
+
+
+def _embedded(pictures):
+    return [(p.stem, base64.b64encode(p.read_bytes()).decode()) for p in pictures]
 
 
 def _rank(stem):

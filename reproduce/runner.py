@@ -9,15 +9,13 @@ import numpy as np
 
 from ganspect.data import arrays as data_arrays
 from ganspect.data import check, samples
-from ganspect.data.patches import PatchSampler, patch_batch, stack_images
+from ganspect.data.patches import stack_images
 from ganspect.reproduce import figures, scoring
 from ganspect.training import callbacks as training_callbacks
 from ganspect.training.checkpoint import load_state
 from ganspect.training.files import atomic_write, write_json
 from ganspect.training.fit import fit
 from ganspect.training.run import ConfigMismatch, Run, make_manifest
-
-HELD_OUT_PATCHES = 256  # fixed patches of held-out normals, for the reconstruction error after each epoch
 
 
 class Interrupted(RuntimeError):
@@ -101,7 +99,8 @@ def run_cell(paper, cell, path, run, console, threads, title):
 
     method = paper.METHODS[cell.method]
     config = method.config(**cell.settings)
-    arrays = data_arrays.load_category(path, *_key(cell), channels=config.channels)
+    size = getattr(config, "image_size", None)  # methods that see whole images, or patches of a resized one
+    arrays = data_arrays.load_category(path, *_key(cell), channels=config.channels, size=size)
     stored = {
         **dataclasses.asdict(config),
         "method": cell.method,
@@ -124,24 +123,25 @@ def run_cell(paper, cell, path, run, console, threads, title):
     held_out = held_out if len(held_out) else kept
     normals = [arrays.train[i] for i in held_out]
     chosen = kept if cell.protocol == "both" else np.arange(len(arrays.train))
-    train(detector, [arrays.train[i] for i in chosen], arrays, normals, cell, run, console, title)
-    score(paper, detector, arrays, normals, len(chosen), run, console, title)
+    measurements = Measurements(paper, method, detector, arrays, normals, cell.profile, run)
+    train(method, detector, [arrays.train[i] for i in chosen], measurements, run, console, title)
+    facts = {"train_images": len(chosen), "source_shape": data_arrays.smallest_image(path, *_key(cell))}
+    score(paper, detector, arrays, measurements, facts, run, console, title)
 
 
-def train(detector, images, arrays, normals, cell, run, console, title):
+def train(method, detector, images, measurements, run, console, title):
     """Trains from the last checkpoint, if there is one, to the end of the schedule."""
     config = detector.config
     stack, sizes = stack_images(images)
-    sampler = PatchSampler(sizes, config.patch_size, config.patches_per_epoch, config.batch_size, config.seed)
+    sampler = method.sampler(config, sizes)
     first = load_state(run.checkpoint, detector.state) if run.checkpoint.exists() else 0
     if first:
         console.print(f"{title}: continues after epoch {first} of {config.epochs}")
     run.set_status("running", epoch=first, epochs=config.epochs)
-    recorder = training_callbacks.Recorder(
-        run, first, sampler.steps, Measurements(detector, arrays, normals, cell.profile, run, sampler.steps, first)
-    )
+    measurements.start(first, sampler.steps)
+    recorder = training_callbacks.Recorder(run, first, sampler.steps, measurements)
     best = run.path / "checkpoints" / "best.npz"
-    early = training_callbacks.EarlyStop(recorder, best) if config.early_stopping else None
+    early = training_callbacks.EarlyStop(recorder, best) if getattr(config, "early_stopping", False) else None
     stop = training_callbacks.StopOnSignal()
     bar = training_callbacks.ProgressBar(title, sampler, config.epochs, first, console)
     calls = [recorder, *([early] if early else []), stop, bar]
@@ -158,46 +158,60 @@ def train(detector, images, arrays, normals, cell, run, console, title):
 
 
 class Measurements:
-    """What is measured after an epoch: the error on held-out patches and, at some epochs, metrics of the test set.
+    """What is measured after an epoch: errors on held-out normals and, at some epochs, metrics of the test set.
 
     The test metrics make the curve against training steps; nothing is chosen by them.
     """
 
-    def __init__(self, detector, arrays, normals, profile, run, steps, first):
+    def __init__(self, paper, method, detector, arrays, normals, profile, run):
         self.detector, self.arrays, self.normals, self.profile, self.run = detector, arrays, normals, profile, run
-        self.steps = steps
+        self.metrics = tuple(
+            dict.fromkeys(m for t in paper.TABLES.values() for m in t["metrics"] if "seconds" not in m)
+        )
         epochs, points = detector.config.epochs, profile.curve
         self.epochs = {round(epochs * (i + 1) / points) for i in range(points)} - {epochs}
-        self.curve = [row for row in run.read_table("curve.csv") if int(row["epoch"]) <= first]
         stack, sizes = stack_images(normals)
-        size = detector.config.patch_size
-        row = PatchSampler(sizes, size, HELD_OUT_PATCHES, HELD_OUT_PATCHES, augment=False).draws(0)
-        patches = patch_batch(stack, {name: values[0] for name, values in row.items()}, size)
-        self.patches = np.asarray(detector.prepare(patches))
+        sampler = method.sampler(detector.config, sizes, held_out=True)
+        row = {name: values[0] for name, values in sampler.draws(0).items()}
+        self.patches = np.asarray(detector.prepare(sampler.batch(stack, row)))
         self.reconstruct = detector.compile_inference(detector.reconstruct)
+
+    def start(self, first, steps):
+        """Keeps the points of the finished epochs of a resumed training."""
+        self.steps = steps
+        self.curve = [row for row in self.run.read_table("curve.csv") if int(row["epoch"]) <= first]
 
     def __call__(self, epoch):
         if epoch in self.epochs:
             self.add_point(epoch)
-        return {"held_out_mae": float(np.mean(np.abs(self.patches - self.reconstruct(self.patches))))}
+        return self.held_out()
+
+    def held_out(self):
+        """Mean absolute errors of fixed held-out patches in [-1, 1] and, where the method has it, of fixed latents."""
+        found = {"held_out_mae": float(np.mean(np.abs(self.patches - self.reconstruct(self.patches))))}
+        if hasattr(self.detector, "latent_error"):
+            found["latent_mae"] = self.detector.latent_error()
+        return found
 
     def add_point(self, epoch):
         """Scores the test set at `profile.curve_stride` and appends to curve.csv."""
-        evidence, _, _ = scoring.score_category(self.detector, self.arrays, self.normals, self.profile.curve_stride)
-        found, _ = scoring.measure(self.detector, self.arrays, evidence, self.detector.score_names)
+        stride, names = self.profile.curve_stride, self.detector.score_names
+        evidence, normals, _ = scoring.score_category(self.detector, self.arrays, self.normals, stride)
+        found, _, _ = scoring.measure(self.detector, self.arrays, evidence, normals, names)
         row = {"epoch": epoch, "step": epoch * self.steps}
-        for name, values in found["paper"].items():
-            row |= {f"{name}:{m}": values[m] for m in ("pixel_auroc", "pixel_aupr", "image_auroc")}
+        for name in names:
+            both = {**found["clean"][name], **found["paper"][name]}
+            row |= {f"{name}:{m}": both.get(m) for m in (*self.metrics, "image_auroc")}
         self.curve.append(row)
         self.run.write_table("curve.csv", self.curve)
 
 
-def score(paper, detector, arrays, normals, trained_on, run, console, title):
+def score(paper, detector, arrays, measurements, facts, run, console, title):
     """Scores the test set with the last weights and stores scores, metrics, maps and figures."""
     with console.status(f"{title}: scoring {len(arrays.test)} images"):
-        evidence, normal_evidence, seconds = scoring.score_category(detector, arrays, normals)
+        evidence, normal_evidence, seconds = scoring.score_category(detector, arrays, measurements.normals)
         names = detector.score_names
-        found, image_scores = scoring.measure(detector, arrays, evidence, names, intervals=True)
+        found, image_scores, cuts = scoring.measure(detector, arrays, evidence, normal_evidence, names, intervals=True)
         threshold = scoring.normal_threshold(detector, normal_evidence, names[0])
         columns = {name: image_scores[name] for name in names}
         rows = [
@@ -213,8 +227,10 @@ def score(paper, detector, arrays, normals, trained_on, run, console, title):
                 "protocols": found,
                 "seconds_per_image": seconds,
                 "image_shape": list(arrays.test[0].shape),
-                "threshold": dataclasses.asdict(threshold) | {"high": _finite(threshold.high)},
-                "train_images": trained_on,
+                "threshold": _plain(threshold),  # of a pixel
+                "image_thresholds": {name: _plain(cut) for name, cut in cuts.items()},
+                "held_out": measurements.held_out(),
+                **facts,
                 "all_train_images": len(arrays.train),
                 "notes": list(arrays.notes),
             },
@@ -232,8 +248,9 @@ def save_maps(detector, arrays, evidence, run):
             np.save(file, detector.map_from(found).astype("float16"))
 
 
-def _finite(value):
-    return value if np.isfinite(value) else None
+def _plain(threshold):
+    """A `Threshold` for JSON, which has no infinity."""
+    return {k: v if np.isfinite(v) else None for k, v in dataclasses.asdict(threshold).items()}
 
 
 def _key(cell):

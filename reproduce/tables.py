@@ -1,7 +1,13 @@
-"""Measured rows, the printed values beside them, and the verdict of each pair."""
+"""Measured rows, the printed values beside them, and the verdict of each pair.
+
+A paper's script gives METHODS, SUBJECTS, SYNTHETIC, TABLES, SCORES (`{score: suffix of the method's label}`, headline
+first) and NOT_RUN (`{printed method: reason}`), and where it has them GROUPS (`{name: (dataset, categories)}`), BEYOND
+(metrics that the paper does not print), QUOTED (printed methods that are not ours) and `claims(rows)`.
+"""
 
 import csv
 import math
+from dataclasses import dataclass
 from importlib.resources import files
 
 from ganspect.evaluation.statistics import seed_interval
@@ -14,7 +20,56 @@ COLUMNS = (
 )
 KEYS = ("table", "method", "epochs", "dataset", "category", "metric")
 SHARES = ("pixel_aupr", "image_ap", "loss")  # judged by relative difference
-METRICS = ("pixel_auroc", "pixel_aupr", "image_auroc", "image_ap")
+METRICS = (
+    *("image_auroc", "image_ap", "image_f1_max", "image_balanced_accuracy_oracle", "image_balanced_accuracy"),
+    *("pixel_auroc", "pixel_aupr"),
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What keeps a measurement from being judged against the printed value.
+
+    Args:
+        other_data: the data are not the paper's.
+        partial: "k of n categories" for the mean of a part of a group.
+        other_architecture: it stands beside another network's value.
+        model, schedule, losses, scores: whether the config departs in these.
+        share: of the paper's schedule.
+    """
+
+    other_data: bool = False
+    partial: str = ""
+    other_architecture: bool = False
+    model: bool = False
+    schedule: bool = False
+    losses: bool = False
+    scores: bool = False
+    share: float = 1.0
+
+    def texts(self):
+        """The limits as a verdict names them, in its order; empty if there are none."""
+        schedule = f"reduced schedule ({self.share:.3g})" if self.share < 1 else "other schedule" * self.schedule
+        texts = (
+            "other data" * self.other_data,
+            f"partial ({self.partial})" if self.partial else "",
+            "other architecture" * self.other_architecture,
+            "reduced model" * self.model,
+            schedule,
+            "other losses" * self.losses,
+            "other scoring" * self.scores,
+        )
+        return [text for text in texts if text]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A row and what a mean over categories needs beside it: limits, value of each seed, images trained on of all."""
+
+    row: dict
+    limits: Limits
+    by_seed: dict
+    images: tuple[int, int]
 
 
 def published(paper_name):
@@ -45,32 +100,21 @@ def agreement(metric, value, printed, low=None, high=None, seeds=1):
     return "close" if distance <= far + 1e-9 else "differs"
 
 
-def verdict(row, printed, model, schedule, losses, scores, share, other_data):
+def verdict(row, printed, limits):
     """Verdict of one measured row.
 
     Args:
         row: measured row with `metric`, `value`, `low`, `high`, `seeds`.
         printed: row of the printed values, or None.
-        model, schedule, losses, scores: departures of the network, the schedule, the losses and the scores, as texts.
-        share: of the paper's schedule.
-        other_data: whether the data are not the paper's.
+        limits: `Limits`.
 
     Returns:
         Text, empty for seconds and where nothing is printed.
     """
     if row["value"] is None or row["metric"].startswith("seconds"):
         return ""
-    limits = ["reduced model"] if model else []
-    if share < 1 or schedule:
-        limits.append(f"reduced schedule ({share:.3g})" if share < 1 else "other schedule")
-    if losses:
-        limits.append("other losses")
-    if scores:
-        limits.append("other scoring")
-    if other_data:
-        limits.insert(0, "other data")
-    if limits:
-        return ", ".join(limits)
+    if limits.texts():
+        return ", ".join(limits.texts())
     if printed is None:
         return ""
     scale = 100 if printed["unit"] == "percent" else 1
@@ -80,7 +124,7 @@ def verdict(row, printed, model, schedule, losses, scores, share, other_data):
 
 
 def measured(paper, cells, runs):
-    """Rows of every finished cell, seeds joined.
+    """Rows of every finished cell, seeds joined, then the means of groups of categories.
 
     Args:
         paper: the paper's script.
@@ -90,36 +134,71 @@ def measured(paper, cells, runs):
     Returns:
         List of dicts with `COLUMNS`.
     """
-    groups = {}
+    trainings = {}
     for cell in cells:
         run = Run(cell.folder(runs))
         if run.status["state"] == "finished":
-            groups.setdefault((cell.method, cell.subject, cell.protocol), []).append((cell, run))
-    rows = []
-    for (method, subject, protocol), members in groups.items():
+            trainings.setdefault((cell.method, cell.subject, cell.protocol), {})[cell.seed] = run
+    found, printed = [], _printed(paper)
+    for (method, subject, protocol), by_seed in trainings.items():
         protocols = [protocol] if protocol != "both" else ["paper", "clean"]
-        if "paper" in protocols and protocol == "both" and (method, subject, "paper") in groups:
+        if "paper" in protocols and protocol == "both" and (method, subject, "paper") in trainings:
             protocols.remove("paper")  # trained on all normals: that run speaks for the paper's protocol
         for name in protocols:
-            rows += _rows(paper, method, subject, name, [run for _, run in members])
-    return rows
+            found += _rows(paper, method, subject, name, by_seed, printed)
+    return [x.row for x in found + _means(paper, found, printed)]
 
 
-def _rows(paper, method, subject, protocol, members):
-    """Rows of one method, category and protocol: every score, every metric."""
-    run = members[0]
-    manifest, config, found = run.manifest, run.config, run.metrics
-    changes = departures(paper.METHODS[method], config)
-    share = paper.schedule_share(config)
-    data, note = describe_data(subject, found)
-    trained = f"trained on {found['train_images']} of {found['all_train_images']} normal images"
-    common = {
-        "table": subject.table,
+def _printed(paper):
+    """`{(table, dataset, category, label, metric): printed line}`, also by the labels that stand beside a method."""
+    lines, headline = {}, next(iter(paper.SCORES.values()))
+    for line in published(paper.NAME):
+        besides = (method.label + headline for method in paper.METHODS.values() if method.beside == line["method"])
+        for label in (line["method"], *besides):
+            lines[line["table"], line["dataset"], line["category"], label, line["metric"]] = line
+    return lines
+
+
+def _rows(paper, method, subject, protocol, by_seed, printed):
+    """Rows of one method, category and protocol: every score, every metric, then the seconds."""
+    ours, run = paper.METHODS[method], next(iter(by_seed.values()))
+    changes, share = departures(ours, subject, run.config), paper.schedule_share(run.config)
+    common, note = _common(subject, protocol, run, changes, share)
+    images = run.metrics["train_images"], run.metrics["all_train_images"]
+    trained = f"trained on {images[0]} of {images[1]} normal images"
+    rows = []
+    for score, suffix in paper.SCORES.items():
+        stored = {seed: run.metrics["protocols"][protocol].get(score) for seed, run in by_seed.items()}
+        stored = {seed: values for seed, values in stored.items() if values is not None}
+        for metric in METRICS:
+            values = {seed: values[metric] for seed, values in stored.items() if metric in values}
+            if not values:
+                continue
+            first = stored[next(iter(values))]
+            value, low, high, interval = _joined(list(values.values()), first, metric)
+            table = _table(paper, ours, subject, metric)
+            row = {**common, "table": table, "method": ours.label + suffix, "metric": metric}
+            row |= {"value": value, "low": low, "high": high, "seeds": len(values)}
+            beside = bool(ours.beside) and score == next(iter(paper.SCORES))
+            beside = beside and metric in paper.TABLES[table]["metrics"]
+            limits = Limits(common["data"] != "paper", "", beside, *map(bool, changes), share)
+            row["verdict"] = verdict(row, printed.get(_key(row)), limits)
+            undefined = first["undefined"].get(metric.split("_")[0])
+            undefined = f"undefined: {undefined}" if undefined else ""
+            row["note"] = _texts(trained, interval, undefined, _beyond(paper, metric), note)
+            rows.append(_Found(row, limits, values, images))
+    return rows + ([_seconds(paper, ours, subject, common, by_seed)] if protocol == "paper" else [])
+
+
+def _common(subject, protocol, run, changes, share):
+    """The columns that all rows of a training share, and the remarks on its data."""
+    manifest = run.manifest
+    data, note = describe_data(subject, run.metrics)
+    return {
         "epochs": "",
         "dataset": subject.dataset,
         "category": subject.category,
         "protocol": protocol,
-        "seeds": len(members),
         "schedule": f"{share:.4g}",
         "model": "; ".join(sum(changes, [])) or "paper",
         "data": data,
@@ -127,28 +206,84 @@ def _rows(paper, method, subject, protocol, members):
         "commit": (manifest["commit"] or "")[:12] + ("+changes" if manifest["dirty"] else ""),
         "hardware": manifest["hardware"] + (f", {manifest['threads']} threads" if manifest["threads"] else ""),
         "date": manifest["date"],
-    }
-    lines = {(line["table"], line["method"], line["category"], line["metric"]): line for line in published(paper.NAME)}
-    rows = []
-    for score, label in paper.SCORES.items():
-        scores = [member.metrics["protocols"][protocol][score] for member in members]
-        for metric in METRICS:
-            value, low, high, interval = _joined([s.get(metric) for s in scores], scores[0], metric)
-            row = {**common, "method": label, "metric": metric, "value": value, "low": low, "high": high}
-            printed = lines.get((subject.table, label, subject.category, metric))
-            row["verdict"] = verdict(row, printed, *changes, share, data != "paper")
-            reason = scores[0]["undefined"].get(metric.split("_")[0], "")
-            row["note"] = "; ".join(x for x in (trained, interval, f"undefined: {reason}" if reason else "", note) if x)
-            rows.append(row)
-    if protocol == "paper":
-        seconds = [member.metrics["seconds_per_image"] for member in members]
-        size = "x".join(map(str, found["image_shape"][1::-1]))
-        rows.append(
-            {**common, "method": paper.METHODS[method].label, "metric": "seconds_per_image"}
-            | {"value": sum(seconds) / len(seconds), "low": None, "high": None, "verdict": ""}
-            | {"note": f"{size} image, D's map at stride {config.get('map_stride', 1)}; median over the test images"}
-        )
-    return rows
+    }, note
+
+
+def _seconds(paper, method, subject, common, by_seed):
+    """The row of seconds per image, the mean over seeds."""
+    metric, run = "seconds_per_image", next(iter(by_seed.values()))
+    values = {seed: run.metrics[metric] for seed, run in by_seed.items()}
+    size = "x".join(map(str, run.metrics["image_shape"][1::-1]))
+    stride = run.config.get("map_stride")
+    stride = f", D's map at stride {stride}" if stride else ""
+    row = {**common, "table": _table(paper, method, subject, metric), "method": method.label, "metric": metric}
+    row |= {"value": sum(values.values()) / len(values), "low": None, "high": None, "seeds": len(values), "verdict": ""}
+    row["note"] = _texts(f"{size} image{stride}; median over the test images", _beyond(paper, metric))
+    return _Found(row, Limits(), values, (0, 0))
+
+
+def _means(paper, found, printed):
+    """Unweighted means over the categories of each group that ran, for every table, method, metric and protocol."""
+    groups = {}
+    for x in found:
+        row = x.row
+        if row["value"] is None or row["metric"].startswith("seconds") or _beyond(paper, row["metric"]):
+            continue
+        for name, (dataset, categories) in getattr(paper, "GROUPS", {}).items():
+            if row["dataset"] == dataset and row["category"] in categories:
+                key = (name, row["table"], row["method"], row["metric"], row["protocol"])
+                groups.setdefault(key, {})[row["category"]] = x
+    means = []
+    for (name, *_), members in groups.items():
+        every = paper.GROUPS[name][1]
+        ran = [category for category in every if category in members]
+        counted = f"{len(ran)} of {len(every)} categories"
+        mean = _mean([members[category] for category in ran], counted if len(ran) < len(every) else "")
+        row = mean.row | {"category": name}
+        row["verdict"] = verdict(row, printed.get(_key(row)), mean.limits)
+        trained = f"trained on {mean.images[0]} of {mean.images[1]} normal images"
+        interval = "interval over seeds" if row["low"] is not None else ""
+        row["note"] = _texts(f"mean of {counted}: {', '.join(ran)}", trained, interval)
+        means.append(_Found(row, mean.limits, mean.by_seed, mean.images))
+    return means
+
+
+def _mean(members, partial):
+    """Categories' rows joined to one, without its category, verdict and note."""
+    rows, limits = [x.row for x in members], [x.limits for x in members]
+    row = {**rows[0], "value": sum(r["value"] for r in rows) / len(rows), "low": None, "high": None}
+    row |= {"seeds": min(r["seeds"] for r in rows), "date": max(r["date"] for r in rows)}
+    row |= {name: "; ".join(dict.fromkeys(r[name] for r in rows)) for name in ("schedule", "command")}
+    row |= {name: "; ".join(dict.fromkeys(r[name] for r in rows)) for name in ("commit", "hardware")}
+    for name in ("model", "data"):
+        parts = dict.fromkeys(part for r in rows for part in r[name].split("; ") if part != "paper")
+        row[name] = "; ".join(parts) or "paper"
+    by_seed, seeds = {}, set(members[0].by_seed)
+    if len(seeds) >= 3 and all(set(x.by_seed) == seeds for x in members):
+        by_seed = {seed: sum(x.by_seed[seed] for x in members) / len(members) for seed in sorted(seeds)}
+        _, row["low"], row["high"] = seed_interval(list(by_seed.values()))
+    flags = ("other_data", "other_architecture", "model", "schedule", "losses", "scores")
+    flags = {name: any(getattr(limit, name) for limit in limits) for name in flags}
+    joint = Limits(partial=partial, share=min(limit.share for limit in limits), **flags)
+    return _Found(row, joint, by_seed, tuple(map(sum, zip(*(x.images for x in members), strict=True))))
+
+
+def _table(paper, method, subject, metric):
+    """The table that a metric's row belongs to: the first that lists it, else the first of all."""
+    tables = method.tables or subject.tables
+    return next((name for name in tables if metric in paper.TABLES[name]["metrics"]), tables[0])
+
+
+def _key(row):
+    return tuple(row[name] for name in ("table", "dataset", "category", "method", "metric"))
+
+
+def _beyond(paper, metric):
+    return "beyond the paper" if metric in getattr(paper, "BEYOND", ()) else ""
+
+
+def _texts(*texts):
+    return "; ".join(text for text in texts if text)
 
 
 def _joined(values, first, metric):
@@ -167,10 +302,10 @@ def describe_data(subject, found):
     notes = list(found["notes"])
     if subject.dataset == SYNTHETIC:
         return "synthetic set", "; ".join(notes)
-    height, width = found["image_shape"][:2]
+    height, width = found.get("source_shape") or found["image_shape"][:2]
     if subject.pixels and (height < subject.pixels[0] or width < subject.pixels[1]):
         notes.insert(0, f"copy of {width}x{height} pixels, the paper's {subject.pixels[1]}x{subject.pixels[0]}")
-    other = [n for n in notes if n.startswith(("copy", "substitute", "resized"))]
+    other = [n for n in notes if n.startswith(("copy", "substitute"))]
     return "; ".join(other) or "paper", "; ".join(n for n in notes if n not in other)
 
 
@@ -185,45 +320,82 @@ def joined(paper, rows):
         `{table: list of dicts}` with text fields: category, method, metric, printed, paper, clean, interval, verdict,
         budget, note.
     """
-    ours = {}
+    ours, beside = {}, _printed(paper)
     for row in rows:
-        key = (row["table"], row["dataset"], row["category"], row["method"], row["metric"])
-        ours.setdefault(key, {})[row["protocol"]] = row
+        ours.setdefault(_key(row), {})[row["protocol"]] = row
     tables = {name: [] for name in paper.TABLES}
     for line in published(paper.NAME):
-        key = (line["table"], line["dataset"], line["category"], line["method"], line["metric"])
+        key = _key(line)
         tables[line["table"]].append(_line(paper, line, ours.pop(key, {}), key))
     for key, found in ours.items():
         if any(row["value"] is not None for row in found.values()):
-            tables[key[0]].append(_line(paper, None, found, key))
-    order = {s.category: i for i, s in enumerate((*paper.SUBJECTS, *paper.SYNTHETIC))}
-    labels = [line["method"] for line in published(paper.NAME)] + list(paper.SCORES.values())
+            tables[key[0]].append(_line(paper, beside.get(key), found, key))
+    names = (*getattr(paper, "GROUPS", ()), *(s.category for s in (*paper.SUBJECTS, *paper.SYNTHETIC)))
     for name, lines in tables.items():
-        first = paper.TABLES[name]["metrics"]
-        rank = {m: i for i, m in enumerate(dict.fromkeys((*first, *METRICS)))}
-        lines.sort(key=lambda x: (order[x["category"]], rank.get(x["metric"], 99), labels.index(x["method"])))
-    return tables
+        metrics = (*paper.TABLES[name]["metrics"], *METRICS)
+        orders = (("category", _ranks(names)), ("metric", _ranks(metrics)), ("method", _ranks(_labels(paper, name))))
+        lines.sort(key=lambda x: [order.get(x[what], len(order)) for what, order in orders])  # noqa: B023
+    return {name: lines for name, lines in tables.items() if lines}
+
+
+def _labels(paper, table):
+    """Every label in a table's order: printed ones, each followed by those beside it, then the rest of ours."""
+    labels, headline = [], next(iter(paper.SCORES.values()))
+    for name in dict.fromkeys(line["method"] for line in published(paper.NAME) if line["table"] == table):
+        labels += [name, *(m.label + headline for m in paper.METHODS.values() if m.beside == name)]
+    return labels + [m.label + suffix for m in paper.METHODS.values() for suffix in paper.SCORES.values()]
+
+
+def _ranks(names):
+    return {name: i for i, name in enumerate(dict.fromkeys(names))}
 
 
 def _line(paper, printed, found, key):
     """One line of a printed table."""
-    table, dataset, category, method, metric = key
+    _, _, category, method, metric = key
     any_row = found.get("paper") or found.get("clean")
     text = {"category": category, "method": method, "metric": metric, "note": ""}
     text["printed"] = printed["value"] if printed else ""
+    if printed and printed["method"] != method:
+        text["printed"] += f" ({printed['method']})"
     for protocol in ("paper", "clean"):
         text[protocol] = show(found[protocol]["value"], metric) if protocol in found else ""
     if any_row is None:
-        quoted = printed["provenance"].startswith("quoted") and method not in paper.NOT_RUN
-        reason = paper.NOT_RUN.get(method, "no data at hand")
-        return text | {"verdict": "quoted" if quoted else f"not run ({reason})", "interval": "", "budget": ""}
+        return text | {"verdict": _without_run(paper, printed), "interval": "", "budget": ""}
     low, high = any_row["low"], any_row["high"]
     text["interval"] = f"{show(low, metric)} to {show(high, metric)}" if low is not None else ""
     text["verdict"] = any_row["verdict"]
-    text["budget"] = f"{100 * float(any_row['schedule']):.3g} % of the schedule; {any_row['model']}"
+    shares = ", ".join(f"{100 * float(share):.3g} %" for share in any_row["schedule"].split("; "))
+    text["budget"] = f"{shares} of the schedule; {any_row['model']}"
     data = "" if any_row["data"] == "paper" else any_row["data"]
     text["note"] = "; ".join(x for x in (data, any_row["note"]) if x)
     return text
+
+
+def _without_run(paper, printed):
+    """Verdict of a printed line that nothing was measured for."""
+    method = printed["method"]
+    if method in paper.NOT_RUN:
+        return f"not run ({paper.NOT_RUN[method]})"
+    if method in {m.label for m in paper.METHODS.values()}:
+        return "not run (no data at hand)"
+    quoted = method in getattr(paper, "QUOTED", ()) or printed["provenance"].startswith("quoted")
+    return "quoted" if quoted else "not run (method not built)"
+
+
+def claims(paper, rows):
+    """What the paper claims of its numbers and whether ours bear it out.
+
+    Args:
+        paper: the paper's script.
+        rows: from `measured`.
+
+    Returns:
+        List of `(claim, "holds" / "does not hold" / "not checked", evidence)`; empty if the script states none.
+    """
+    states = {True: "holds", False: "does not hold", None: "not checked"}
+    check = getattr(paper, "claims", None)
+    return [(claim, states[held], evidence) for claim, held, evidence in check(rows)] if check else []
 
 
 def show(value, metric):
@@ -247,8 +419,8 @@ def footnotes(lines):
     return unique, [unique.index(text) + 1 if text else "" for text in texts]
 
 
-def markdown(paper, tables):
-    """The joined tables as Markdown."""
+def markdown(paper, tables, checked=()):
+    """The joined tables and the checked claims (see `claims`) as Markdown."""
     out = [f"# {paper.TITLE}", ""]
     heads = (
         "category",
@@ -270,4 +442,7 @@ def markdown(paper, tables):
             for line, k in zip(lines, numbers, strict=True)
         ]
         out += ["", *(f"({k}) {text}  " for k, text in enumerate(texts, 1)), ""]
+    if checked:
+        out += ["## Claims of the paper", ""]
+        out += [f"- {claim}: **{state}** ({evidence})" for claim, state, evidence in checked] + [""]
     return "\n".join(out)

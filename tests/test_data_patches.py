@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ganspect.data.patches import PatchSampler, flip_and_turn, patch_batch, patch_dataset, stack_images, take_patches
+from ganspect.data.patches import PatchSampler, flip_and_turn, sampled_dataset, stack_images, take_patches
 
 
 def sampler(images, **settings):
@@ -40,7 +40,7 @@ def test_patches_are_cut_flipped_and_turned_exactly(textures):
     s = sampler(textures)
     assert sizes == s.sizes
     row = {name: values[1] for name, values in s.draws(0).items()}
-    for i, patch in enumerate(np.array(patch_batch(stack, row, 16))):
+    for i, patch in enumerate(np.array(s.batch(stack, row))):
         image = textures[row["image"][i]]
         top, left = row["top"][i], row["left"][i]
         expected = image[top : top + 16, left : left + 16]
@@ -69,13 +69,13 @@ def test_colour_patches(textures):
 def test_tf_data_gives_the_same_batches_and_continues_in_the_middle(textures):
     stack, _ = stack_images(textures)
     s = sampler(textures)
-    batches = [np.array(b) for b in patch_dataset(stack, s, lambda x: x, epochs=3)]
+    batches = [np.array(b) for b in sampled_dataset(stack, s, lambda x: x, epochs=3)]
     assert len(batches) == 15
-    rest = [np.array(b) for b in patch_dataset(stack, s, lambda x: x, epochs=3, first_epoch=2)]
+    rest = [np.array(b) for b in sampled_dataset(stack, s, lambda x: x, epochs=3, first_epoch=2)]
     for a, b in zip(batches[10:], rest, strict=True):
         np.testing.assert_array_equal(a, b)
     row = {name: values[4] for name, values in s.draws(1).items()}
-    np.testing.assert_array_equal(batches[9], np.array(patch_batch(stack, row, 16)))
+    np.testing.assert_array_equal(batches[9], np.array(s.batch(stack, row)))
 
 
 def test_what_cannot_be_sampled_is_refused(textures):

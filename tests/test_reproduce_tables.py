@@ -1,6 +1,7 @@
 """Verdicts, printed values, joined tables."""
 
 import csv
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -36,39 +37,56 @@ def row(**changes):
 
 def test_verdicts_name_every_reduction():
     printed = {"value": "0.95", "unit": "fraction", "provenance": "reported"}
-    assert tables.verdict(row(), printed, [], [], [], [], 1.0, False) == "reproduced"
-    assert tables.verdict(row(), printed | {"provenance": "digitised"}, [], [], [], [], 1.0, False) == "close"
-    assert (
-        tables.verdict(row(value=95.0 / 100), printed | {"value": "95.0", "unit": "percent"}, [], [], [], [], 1, False)
-        == "reproduced"
+    percent = printed | {"value": "95.0", "unit": "percent"}
+    verdict, limits = tables.verdict, tables.Limits
+    assert verdict(row(), printed, limits()) == "reproduced"
+    assert verdict(row(), printed | {"provenance": "digitised"}, limits()) == "close"
+    assert verdict(row(), percent, limits()) == "reproduced"
+    assert verdict(row(), printed, limits(model=True)) == "reduced model"
+    assert verdict(row(), printed, limits(schedule=True, share=0.2)) == "reduced schedule (0.2)"
+    assert verdict(row(), printed, limits(schedule=True)) == "other schedule"
+    assert verdict(row(), printed, limits(True, "3 of 15 categories", True, True, True, True, True, 0.2)) == (
+        "other data, partial (3 of 15 categories), other architecture, reduced model, reduced schedule (0.2), "
+        "other losses, other scoring"
     )
-    assert tables.verdict(row(), printed, ["width 16"], [], [], [], 1.0, False) == "reduced model"
-    assert tables.verdict(row(), printed, [], ["epochs 20"], [], [], 0.2, False) == "reduced schedule (0.2)"
-    assert tables.verdict(row(), printed, [], ["beta_1 0.5"], [], [], 1.0, False) == "other schedule"
-    assert tables.verdict(row(), printed, ["w"], ["e"], ["l"], ["s"], 0.2, True) == (
-        "other data, reduced model, reduced schedule (0.2), other losses, other scoring"
-    )
-    assert tables.verdict(row(metric="seconds_per_image"), printed, [], [], [], [], 1.0, False) == ""
-    assert tables.verdict(row(value=None), printed, [], [], [], [], 1.0, False) == ""
-    assert tables.verdict(row(), None, [], [], [], [], 1.0, False) == ""
+    assert verdict(row(metric="seconds_per_image"), printed, limits(model=True)) == ""
+    assert verdict(row(value=None), printed, limits(model=True)) == ""
+    assert verdict(row(), None, limits()) == ""
 
 
 def test_departures_are_sorted_by_what_they_change():
     config = vars(FCBiGANConfig(width=16, epochs=10, reconstruction_weight=1.0, channels=3, seed=5, map_stride=8))
-    assert cells.departures(fcbigan.METHODS["fcbigan"], config) == (
+    method, subject = fcbigan.METHODS["fcbigan"], fcbigan.SUBJECTS[0]
+    assert cells.departures(method, subject, config) == (
         ["width 16"],
         ["epochs 10"],
         ["reconstruction_weight 1.0"],
         ["map_stride 8"],
     )
-    assert cells.departures(fcbigan.METHODS["fcbigan"], vars(FCBiGANConfig())) == ([], [], [], [])
+    assert cells.departures(method, subject, vars(FCBiGANConfig())) == ([], [], [], [])
     assert fcbigan.schedule_share(config) == pytest.approx(0.1)
+
+
+def test_what_a_method_or_category_sets_is_no_departure():
+    method = replace(fcbigan.METHODS["fcbigan"], settings={"width": 16})
+    subject = replace(fcbigan.SUBJECTS[0], settings={"patch_size": 32})
+    assert cells.departures(method, subject, vars(FCBiGANConfig(width=16, patch_size=32))) == ([], [], [], [])
+    assert cells.departures(method, subject, vars(FCBiGANConfig(patch_size=32)))[0] == ["width 64"]
 
 
 def test_printed_values_cover_every_subject():
     lines = tables.published("fcbigan")
     assert {line["category"] for line in lines} == {s.category for s in fcbigan.SUBJECTS}
     assert {line["table"] for line in lines} == set(fcbigan.TABLES)
+
+
+def test_the_papers_sampler_and_curves():
+    config = FCBiGANConfig(seed=3)
+    drawn, fixed = fcbigan.sampler(config, ((128, 128),)), fcbigan.sampler(config, ((128, 128),), held_out=True)
+    assert (drawn.steps, drawn.batch_size, drawn.seed) == (12_000 // config.batch_size, config.batch_size, 3)
+    assert (fixed.steps, fixed.batch_size, fixed.augment) == (1, 256, False)
+    assert fcbigan.curves(fcbigan.SUBJECTS[0])[0] == ("max", "pixel_auroc")
+    assert fcbigan.curves(fcbigan.SUBJECTS[1])[2] == ("discriminator", "pixel_aupr")
 
 
 def test_settings_are_typed_and_checked():

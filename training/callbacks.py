@@ -110,7 +110,7 @@ class ProgressBar(keras.callbacks.Callback):
 
     Args:
         title: text before the bar.
-        sampler: `data.patches.PatchSampler`.
+        sampler: `data.patches.Sampler`.
         epochs: epoch that training stops before.
         first_epoch: finished epochs.
         console: `rich.console.Console`.

@@ -5,18 +5,18 @@ import itertools
 import keras
 import numpy as np
 
-from ganspect.data.patches import patch_batch, patch_dataset
+from ganspect.data.patches import sampled_dataset
 
 LONGEST_CALL = 100  # steps in one compiled call on an accelerator: enough to hide the host, few enough to see progress
 
 
 def fit(model, stack, sampler, epochs, first_epoch=0, callbacks=()):
-    """Trains a compiled `Detector` on random patches.
+    """Trains a compiled `Detector` on the batches that a sampler draws.
 
     Args:
         model: `Detector`, compiled.
         stack: uint8 `[N, H, W, C]`, the training images (`data.patches.stack_images`).
-        sampler: `data.patches.PatchSampler`.
+        sampler: `data.patches.Sampler`.
         epochs: epoch to stop before.
         first_epoch: finished epochs of a resumed run.
         callbacks: Keras callbacks; both backends call them with the epoch's mean losses.
@@ -24,7 +24,7 @@ def fit(model, stack, sampler, epochs, first_epoch=0, callbacks=()):
     if first_epoch >= epochs:
         return
     if keras.backend.backend() == "tensorflow":
-        dataset = patch_dataset(stack, sampler, model.prepare, epochs, first_epoch)
+        dataset = sampled_dataset(stack, sampler, model.prepare, epochs, first_epoch)
         model.fit(
             dataset,
             initial_epoch=first_epoch,
@@ -44,7 +44,7 @@ def _fit_jax(model, stack, sampler, epochs, first_epoch, callbacks):
 
     def one_step(values, row):
         with keras.StatelessScope(state_mapping=list(zip(model.state, values, strict=True))) as scope:
-            losses = model.step(model.prepare(patch_batch(images, row, sampler.patch_size)))
+            losses = model.step(model.prepare(sampler.batch(images, row)))
         return [scope.get_current_value(v) for v in model.state], losses
 
     run = jax.jit(lambda values, rows: jax.lax.scan(one_step, values, rows), donate_argnums=0)

@@ -1,0 +1,96 @@
+"""A tiny detector of each method with what is its own: the table that the tests of all methods run over."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ganspect.data.patches import PatchSampler
+from ganspect.data.rotation import RotatedSampler
+from ganspect.models.cbigan import CBiGAN, CBiGANConfig
+from ganspect.models.fcbigan import FCBiGAN, FCBiGANConfig
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """One method, small enough for a step in milliseconds.
+
+    Args:
+        method: class of the detector.
+        config: its settings.
+        images: in the batch of one `step`.
+        sampler: `(sizes, config) -> Sampler` as the method's paper trains, two or three steps an epoch.
+        updates: `{optimiser: names of the networks it trains}`.
+        averages: `{network: the network whose moving average it is}`, of which one step keeps the share `decay`.
+        certain: settings that take chance out of the networks.
+        unmoved: paths of variables whose gradient is zero whatever the batch.
+    """
+
+    method: type
+    config: object
+    images: int
+    sampler: Callable
+    updates: dict
+    averages: dict = field(default_factory=dict)
+    decay: float = 0.0
+    certain: dict = field(default_factory=dict)
+    unmoved: tuple = ()
+
+    @property
+    def networks(self):
+        """Names of all networks, those that average others included."""
+        return (*(name for names in self.updates.values() for name in names), *self.averages)
+
+    def build(self, **settings):
+        """A compiled detector."""
+        detector = self.method(replace(self.config, **settings))
+        detector.compile()
+        return detector
+
+    def batch(self, seed=0):
+        """What one `step` takes: float32 `[images, p, p, C]` in [-1, 1]."""
+        shape = (self.images, self.config.patch_size, self.config.patch_size, self.config.channels)
+        return np.random.default_rng(seed).uniform(-1, 1, shape).astype("float32")
+
+    def photographs(self, textures):
+        """The fixture's images as the method takes them: uint8 `[64, 64, C]`."""
+        return [np.repeat(image[:64, :64], self.config.channels, axis=-1) for image in textures]
+
+
+def fcbigan_sampler(sizes, config):
+    return PatchSampler(sizes, config.patch_size, config.patches_per_epoch, config.batch_size, config.seed)
+
+
+def cbigan_sampler(sizes, config):
+    count = config.cycles_per_epoch * config.images_per_step
+    return RotatedSampler(
+        sizes, config.patch_size, count, config.images_per_step, config.seed, rotation=config.rotation, fill="crop"
+    )
+
+
+TINY = {
+    "fcbigan": Tiny(
+        FCBiGAN,
+        FCBiGANConfig(
+            patch_size=16, width=4, latent_size=6, batch_size=4, patches_per_epoch=12, epochs=3, filter_size=8, seed=3
+        ),
+        images=4,
+        sampler=fcbigan_sampler,
+        updates={"discriminator": ("discriminator",), "generator": ("generator",), "encoder": ("encoder",)},
+        certain={"dropout": 0.0, "latent_dropout": 0.0},
+    ),
+    "cbigan": Tiny(
+        CBiGAN,
+        CBiGANConfig(
+            image_size=64, patch_size=32, rotation=math.pi, width=1, latent_size=5, batch_size=4, critic_steps=1,
+            ema_decay=0.5, cycles_per_epoch=2, epochs=3, seed=3,
+        ),
+        images=8,
+        sampler=cbigan_sampler,
+        updates={"discriminator": ("discriminator",), "mapping": ("generator", "encoder")},
+        averages={"ema_generator": "generator", "ema_encoder": "encoder"},
+        decay=0.5**0.2,  # two of the ten batches to which the decay belongs
+        unmoved=("output/bias",),  # a constant cancels between the two means of a critic's loss
+    ),
+}  # fmt: skip
