@@ -179,7 +179,7 @@ class CBiGAN(Detector):
         """Builds the networks; sets the global random seed to `config.seed`, so equal configs give equal weights."""
         super().__init__(name="cbigan")
         self.config = config or CBiGANConfig()
-        chosen = self.config.score_weight
+        chosen = float(self.config.score_weight)
         self.score_names = tuple(f"lambda_{w}" for w in (chosen, *(w for w in WEIGHTS if w != chosen)))
         self.map_names = self.score_names[:1]
         keras.utils.set_random_seed(self.config.seed)
@@ -220,11 +220,16 @@ class CBiGAN(Detector):
         """
         c = self.config
 
+        def mean_outputs(*pairs):
+            """D's mean output on each of several pairs (images, latents), in one pass."""
+            images, latents = (ops.concatenate(parts) for parts in zip(*pairs, strict=True))
+            outputs = self.discriminator([images, latents], training=True)[0]
+            return [ops.mean(part) for part in ops.split(outputs, len(pairs))]
+
         def critic_losses(x, z, epsilon):
             codes = self.encoder(x, training=True)
             fakes = self.generator(z, training=True)
-            real = ops.mean(self.discriminator([x, codes], training=True)[0])
-            fake = ops.mean(self.discriminator([fakes, z], training=True)[0])
+            real, fake = mean_outputs((x, codes), (fakes, z))
             wide = epsilon[:, :, None, None]  # [B, 1, 1, 1]
             start, end = (codes, z) if c.penalty_pairing == "joint" else (z, codes)
             slopes = self.input_gradient(
@@ -242,11 +247,10 @@ class CBiGAN(Detector):
 
         def mapping_losses(x, z):
             codes = self.encoder(x, training=True)
-            fakes = self.generator(z, training=True)
-            l_r = losses.summed_absolute_error(x, self.generator(codes, training=True))
+            fakes, rebuilt = ops.split(self.generator(ops.concatenate([z, codes]), training=True), 2)
+            l_r = losses.summed_absolute_error(x, rebuilt)
             l_z = losses.summed_absolute_error(z, self.encoder(fakes, training=True))
-            real = ops.mean(self.discriminator([x, codes], training=True)[0])
-            fake = ops.mean(self.discriminator([fakes, z], training=True)[0])
+            real, fake = mean_outputs((x, codes), (fakes, z))
             return {
                 "eg_loss": (1 - c.alpha) * (real - fake) + c.alpha * (l_r + l_z),
                 "reconstruction_l1": l_r,

@@ -33,18 +33,14 @@ def textures():
 @pytest.fixture
 def tiny_config():
     """FCBiGAN small enough for a step in milliseconds: 16-pixel patches, width 4."""
-    from ganspect.models.fcbigan import FCBiGANConfig
+    from tiny_methods import TINY
 
-    return FCBiGANConfig(
-        patch_size=16, width=4, latent_size=6, batch_size=4, patches_per_epoch=12, epochs=3, filter_size=8, seed=3
-    )
+    return TINY["fcbigan"].config
 
 
 @pytest.fixture
-def tiny(tiny_config):
+def tiny():
     """A compiled tiny FCBiGAN."""
-    from ganspect.models.fcbigan import FCBiGAN
+    from tiny_methods import TINY
 
-    detector = FCBiGAN(tiny_config)
-    detector.compile()
-    return detector
+    return TINY["fcbigan"].build()

@@ -1,10 +1,9 @@
-"""Three steps of a tiny FCBiGAN without randomness on the backend of KERAS_BACKEND; prints the losses as JSON.
+"""Training, pixels and scores of every tiny method on the backend of KERAS_BACKEND; prints what it finds as JSON.
 
-Run as a script by test_backends.py: argument 1 is a `.npz` file of initial weights and patches. With a second
-argument "scores" it also trains one epoch from arrays, calibrates and scores, which must work without TensorFlow.
+Run as a script by test_backends.py: argument 1 is a `.npz` file of initial weights. Argument 2, "jax", blocks
+TensorFlow, without which training and scoring must work there.
 """
 
-import dataclasses
 import json
 import sys
 
@@ -15,36 +14,69 @@ if __name__ == "__main__":
         sys.modules["tensorflow"] = None  # any import of TensorFlow fails
 
 import keras
+from tiny_methods import TINY
 
-from ganspect.data.patches import PatchSampler, stack_images
-from ganspect.models.fcbigan import FCBiGAN, FCBiGANConfig
+from ganspect.data.patches import stack_images
 from ganspect.training.fit import fit
 
-CONFIG = FCBiGANConfig(
-    patch_size=16, width=4, latent_size=6, batch_size=4, patches_per_epoch=8, epochs=1, filter_size=8,
-    dropout=0.0, latent_dropout=0.0,
-)  # fmt: skip
+
+def starting_weights(detector):
+    """Variables that `parity_steps` sets: all but the seeds of the random generators."""
+    return [v for v in detector.variables if v.dtype == "float32"]
+
+
+def fix_draws(detector):
+    """Replaces what the detector draws for a batch by numbers that both backends have."""
+    config = detector.config
+    z = np.random.default_rng(0).standard_normal((config.batch_size, config.latent_size)).astype("float32")
+    detector.draw_latents = lambda count: keras.ops.convert_to_tensor(z[:, None, None])  # FCBiGAN
+    epsilon = np.linspace(0.1, 0.9, config.batch_size, dtype="float32")[:, None]
+    detector.draw = lambda count: (keras.ops.convert_to_tensor(z), keras.ops.convert_to_tensor(epsilon))  # CBiGAN
+
+
+def losses_without_chance(name, images, stored):
+    """Mean losses of the epoch after each step of `fit`, from the stored weights."""
+    found = []
+
+    class Record(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            found.append({key: float(value) for key, value in logs.items()})
+
+    detector = TINY[name].build(**TINY[name].certain)
+    for i, v in enumerate(starting_weights(detector)):
+        v.assign(stored[f"{name}/{i}"])
+    fix_draws(detector)
+    stack, sizes = stack_images(images)
+    fit(detector, stack, TINY[name].sampler(sizes, detector.config), 1, callbacks=[Record()])
+    return found
+
+
+def training(name, images):
+    """One epoch with the method's own draws, then a calibrated score: what a user of this backend does."""
+    detector = TINY[name].build()
+    stack, sizes = stack_images(images)
+    sampler = TINY[name].sampler(sizes, detector.config)
+    seed = keras.ops.convert_to_numpy(detector.noise.state)
+    fit(detector, stack, sampler, 1)
+    detector.calibrate(images[:1])
+    row = {key: values[0] for key, values in sampler.draws(0).items()}
+    pixels = np.array(sampler.batch(keras.ops.convert_to_tensor(stack), row), "float64")
+    return {
+        "score": detector.anomaly_score(images[1]),
+        "iterations": [int(optimizer.iterations) for optimizer in detector.optimizers.values()],
+        "drawn": bool((keras.ops.convert_to_numpy(detector.noise.state) != seed).any()),
+        "pixels": [*pixels[:, 3, 5, 0], *pixels.mean((1, 2, 3))],
+    }
 
 
 def main(path):
-    detector = FCBiGAN(CONFIG)
-    detector.compile()
+    rng = np.random.default_rng(1)
+    found = {}
     with np.load(path) as stored:
-        for i, v in enumerate(detector.trainable_variables):
-            v.assign(stored[f"w{i}"])
-        patches, latents = stored["patches"], stored["latents"]
-    drawn = iter(latents)
-    detector.draw_latents = lambda count: keras.ops.convert_to_tensor(next(drawn))
-    losses = [{k: float(v) for k, v in detector.step(x).items()} for x in patches]
-    del detector.draw_latents
-    images = [np.random.default_rng(i).integers(0, 255, (40, 48, 1)).astype("uint8") for i in range(2)]
-    stack, sizes = stack_images(images)
-    trained = FCBiGAN(dataclasses.replace(CONFIG, dropout=0.2))
-    trained.compile()
-    fit(trained, stack, PatchSampler(sizes, 16, 8, 4), 1)
-    trained.calibrate(images[:1])
-    score = trained.anomaly_score(images[1])
-    print(json.dumps({"losses": losses, "score": score, "iterations": int(trained.optimizers["encoder"].iterations)}))
+        for name, tiny in TINY.items():
+            images = list(rng.integers(0, 255, (2, 64, 64, tiny.config.channels)).astype("uint8"))
+            found[name] = {"losses": losses_without_chance(name, images, stored), **training(name, images)}
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
