@@ -272,7 +272,8 @@ def training_curves(
     """Losses above, test metrics below, against training steps.
 
     Long losses are drawn faintly, with their running mean over a fiftieth of the run. The loss axis is logarithmic
-    when every value is positive and they span more than a factor of 20.
+    when every value is positive and they span more than a factor of 20, and beyond 1 on both sides of zero when some
+    are not and one is above 20 in size.
 
     Args:
         history: loss name to values at `steps`; values that are not finite leave gaps.
@@ -292,6 +293,8 @@ def training_curves(
     values = values[np.isfinite(values)]
     if len(values) and values.min() > 0 and values.max() > 20 * values.min():
         axes[0].set_yscale("log")
+    elif len(values) and np.abs(values).max() > 20:  # signed losses of unlike sizes: linear up to 1, then logarithmic
+        axes[0].set_yscale("symlog", linthresh=1.0)
     _finish(axes[0], title, "" if metric_curves else "training step", "loss")
     if metric_curves:
         for index, (name, (at, values)) in enumerate(metric_curves.items()):

@@ -96,6 +96,7 @@ BEYOND = ("image_ap", "pixel_auroc", "pixel_aupr", "seconds_per_image")
 SCORES = {"lambda_0.1": "", "lambda_0.0": ", L_R alone", "lambda_1.0": ", L_fD alone"}
 NOT_RUN = {"GANomaly": "method not built yet"}
 QUOTED = ("AnoGAN", "VAE-grad", "AE-L2", "AVID", "LSA", "EGBAD", "GeoTrans")
+PUBLISHED = ("training", "generated", "histogram_lambda_0.1")
 
 
 def curves(subject):

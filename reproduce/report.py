@@ -56,24 +56,29 @@ def write(paper, cells, runs, console):
 def publish(paper, cells, runs, folder):
     """Copies the results that may be committed: rows, tables, and pictures as far as the data's licence allows.
 
-    Curves and histograms of any data; panels and generated images only of MVTec AD and of the synthetic set.
+    Curves and histograms of any data; panels and generated images only of MVTec AD and of the synthetic set. Of each
+    run, where the script names them (`PUBLISHED`), only pictures whose names start so.
 
     Args:
         paper, cells, runs: as in `write`, which must have run before.
         folder: where `<paper>.csv`, `<paper>.md` and `figures/` are written.
     """
     folder = Path(folder)
+    chosen = getattr(paper, "PUBLISHED", ("",))
     for source, target in (("results.csv", f"{paper.NAME}.csv"), ("tables.md", f"{paper.NAME}.md")):
         _copy(Path(runs) / paper.NAME / source, folder / target)
     for cell in cells:
         for picture in sorted((Run(cell.folder(runs)).path / "figures").glob("*.png")):
-            if picture.stem.startswith(PLOTS) or cell.subject.dataset in SHOWABLE:
+            allowed = picture.stem.startswith(PLOTS) or cell.subject.dataset in SHOWABLE
+            if allowed and picture.stem.startswith(chosen):
                 name = f"{paper.NAME}_{cell.method}_{cell.subject.category}_seed_{cell.seed}_{picture.name}"
                 _copy(picture, folder / "figures" / name)
     showable = all(cell.subject.dataset in SHOWABLE for cell in cells)
     for picture in _across(paper, runs):
         if picture.stem.startswith(PLOTS) or showable:
             _copy(picture, folder / "figures" / f"{paper.NAME}_{picture.name}")
+    for numbers in sorted((Path(runs) / paper.NAME / "figures").glob("*.csv")):
+        _copy(numbers, folder / f"{paper.NAME}_{numbers.name}")
 
 
 def _copy(source, target):

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganspect.data.arrays import fitted, load_arrays, load_category, load_pack, save_pack, split_held_out
+from ganspect.data.arrays import (
+    fitted,
+    load_arrays,
+    load_category,
+    load_pack,
+    save_pack,
+    smallest_image,
+    split_held_out,
+)
 from ganspect.data.check import check
 from ganspect.data.commands import check_text, pack
 from ganspect.data.images import read_image, read_mask
@@ -106,6 +114,15 @@ def test_fitted_resizes_a_pack(disc):
     small = fitted(arrays, 3, 16)
     assert small.test[0].shape == (16, 16, 3) and small.masks[0].shape == (16, 16) and small.channels == 3
     assert small.notes == ("resized from a pack of 32x32 pixels",)
+
+
+def test_smallest_image_is_that_of_the_files_or_the_pack(disc, tmp_path):
+    assert smallest_image(disc.root, "synthetic", "disc") == (40, 40)
+    save_pack(load_arrays(disc, 3, 24), tmp_path / "p.npz")
+    assert smallest_image(tmp_path / "p.npz") == (24, 24)
+    write(tmp_path / "plain" / "a.png", np.zeros((9, 12), "uint8"))
+    write(tmp_path / "plain" / "b.png", np.zeros((8, 11), "uint8"))
+    assert smallest_image(tmp_path / "plain") == (8, 11)
 
 
 def test_nanotwice_is_cropped_to_its_useful_area(tmp_path):

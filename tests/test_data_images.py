@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganspect.data.images import DataError, decode_image, read_image, read_mask
+from ganspect.data.images import DataError, decode_image, image_size, read_image, read_mask
 
 RAMP = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
 
@@ -97,6 +97,19 @@ def test_exif_orientation_is_applied(tmp_path, name):
     np.testing.assert_array_equal(read_image(path, 1)[:, :, 0], np.rot90(RAMP, -1))
     assert "EXIF orientation applied" in decode_image(path).conversions
     np.testing.assert_array_equal(read_mask(path), np.rot90(RAMP, -1) > 0)
+
+
+def test_size_from_the_header_is_that_of_the_decoded_image(tmp_path):
+    exif = Image.Exif()
+    for orientation in (1, 3, 6):
+        exif[0x0112] = orientation
+        path = saved(tmp_path / f"{orientation}.png", RAMP, exif=exif)
+        assert image_size(path) == read_image(path, 1).shape[:2]
+    assert image_size(tmp_path / "6.png") == (4, 3)
+    for data in (b"", b"not an image"):
+        (tmp_path / "bad.png").write_bytes(data)
+        with pytest.raises(DataError, match="bad.png"):
+            image_size(tmp_path / "bad.png")
 
 
 def test_first_page_of_a_tiff_and_float_tiff(tmp_path):

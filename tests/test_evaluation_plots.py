@@ -103,3 +103,22 @@ def test_curves_and_grid(tmp_path):
         plots.image_grid([noise()] * 3, ["a"])
     with pytest.raises(ValueError, match="uint8"):
         plots.image_grid([noise() / 255])
+
+
+def test_line_panels_and_signed_losses(tmp_path):
+    panels = [
+        ("one", {"a": ((0, 1, 2), (0.5, np.nan, 0.7)), "b": ((0, 1, 2), (1, 2, 3))}),
+        ("two", {"": ((0, 1), (1, 2))}),
+    ]
+    figure = plots.line_panels(panels, "alpha", ["0", "1e-5", "1"])
+    assert [axis.get_title() for axis in figure.axes] == ["one", "two"]
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["0", "1e-5", "1"]
+    assert len(figure.axes[0].lines) == 2 and figure.axes[1].get_legend() is None
+    assert plots.save_figure(figure, tmp_path / "p.png").stat().st_size <= 200_000
+    with pytest.raises(ValueError):
+        plots.line_panels([("one", {"a": ((0, 1), (1,))})], "x")
+    scales = [
+        plots.training_curves({"a": values}, (1, 2), {}, None, "t").axes[0].get_yscale()
+        for values in ((-9.0, 3000.0), (-9.0, 3.0), (1.0, 3000.0))
+    ]
+    assert scales == ["symlog", "linear", "log"]
