@@ -259,22 +259,29 @@ class CBiGAN(Detector):
 
         critic = {"d_loss": ([self.discriminator], self.optimizers["discriminator"])}
         mapping = {"eg_loss": ([self.generator, self.encoder], self.optimizers["mapping"])}
-        rest = max(-c.critic_steps, 1)  # batches for G and E
-        logs = {name: [] for name in self.loss_names}
-        for i, x in enumerate(ops.split(ops.convert_to_tensor(images), c.batches_per_step)):
+
+        def train_critic(x):
             z, epsilon = self.draw(c.batch_size)
-            if c.critic_steps == 0:
-                found = self.minimise(
-                    lambda x=x, z=z, e=epsilon: critic_losses(x, z, e) | mapping_losses(x, z), critic | mapping
-                )
-            elif i < c.critic_steps or (c.critic_steps < 0 and i >= rest):
-                found = self.minimise(lambda x=x, z=z, e=epsilon: critic_losses(x, z, e), critic)
-            else:
-                found = self.minimise(lambda x=x, z=z: mapping_losses(x, z), mapping)
-            for name, value in found.items():
-                logs[name].append(value)
+            return self.minimise(lambda: critic_losses(x, z, epsilon), critic)
+
+        def train_mapping(x):
+            z, _ = self.draw(c.batch_size)
+            return self.minimise(lambda: mapping_losses(x, z), mapping)
+
+        def train_all(x):
+            z, epsilon = self.draw(c.batch_size)
+            return self.minimise(lambda: critic_losses(x, z, epsilon) | mapping_losses(x, z), critic | mapping)
+
+        images = ops.convert_to_tensor(images)
+        batches = ops.reshape(images, (c.batches_per_step, c.batch_size, *images.shape[1:]))
+        steps = abs(c.critic_steps)
+        if steps == 0:
+            logs = self.each(train_all, batches)
+        else:
+            often, once = (train_critic, train_mapping) if c.critic_steps > 0 else (train_mapping, train_critic)
+            logs = self.each(often, batches[:steps]) | self.each(once, batches[steps:])
         self.average_weights()
-        return {name: sum(values) / len(values) for name, values in logs.items()}
+        return logs
 
     def average_weights(self):
         """Moves the averages of G and E towards their weights, by the decay of one cycle."""

@@ -1,7 +1,7 @@
 """The contract of every method: a `keras.Model` whose `step` is written once and trains on TensorFlow and on JAX.
 
 A method builds its networks in `__init__`, its optimisers in `compile`, and writes its whole update in `step(batch)`.
-Only three functions below know the backend: `minimise`, `input_gradient` and `compile_inference`.
+Only four functions below know the backend: `minimise`, `input_gradient`, `each` and `compile_inference`.
 """
 
 import keras
@@ -20,10 +20,13 @@ class Detector(keras.Model):
         map_names: those of them that have a map of their own; None where all have.
         panel_maps: names in `evidence` of the residual map and of the discriminator's, None where pictures of an
             image need not show one.
+        loops: whether `each` is a compiled loop on JAX; None: on an accelerator, where a loop compiles once what
+            would otherwise compile once for each batch. On a CPU XLA runs convolutions in a loop 60 times slower.
         optimizers: `{name: keras optimiser}`, set by `finish_compile`.
     """
 
     loss_names: tuple[str, ...] = ()
+    loops: bool | None = None
     score_names: tuple[str, ...] = ()
     map_names: tuple[str, ...] | None = None
     panel_maps: tuple[str | None, str | None] = (None, None)
@@ -61,7 +64,9 @@ class Detector(keras.Model):
         Optimisers that are not built before weights are loaded lose their slots, so none is left for later.
 
         Args:
-            optimizers: `{name: (keras optimiser, list of networks)}`.
+            loops: whether `each` is a compiled loop on JAX; None: on an accelerator, where a loop compiles once what
+            would otherwise compile once for each batch. On a CPU XLA runs convolutions in a loop 60 times slower.
+        optimizers: `{name: (keras optimiser, list of networks)}`.
         """
         super().compile(optimizer=None, jit_compile=False)
         self.optimizers = {name: optimizer for name, (optimizer, _) in optimizers.items()}
@@ -117,6 +122,41 @@ class Detector(keras.Model):
         import jax
 
         return jax.grad(lambda *x: ops.sum(fn(*x)), argnums=tuple(range(len(inputs))))(*inputs)
+
+    def each(self, fn, batches):
+        """Runs part of a step on each of several batches in turn, each seeing what the one before has trained.
+
+        Args:
+            fn: batch `[B, ...]` to `{name: scalar}`; it may update variables of `state`.
+            batches: `[n, B, ...]`, n >= 1.
+
+        Returns:
+            `{name: scalar}`, means over the batches.
+        """
+        count = batches.shape[0]
+        if _backend() == "jax" and count > 1:
+            import jax
+
+            if self.loops or (self.loops is None and jax.default_backend() != "cpu"):
+                return self._each_in_a_loop(fn, batches)
+        found = [fn(batches[i]) for i in range(count)]
+        return {name: sum(logs[name] for logs in found) / count for name in found[0]}
+
+    def _each_in_a_loop(self, fn, batches):
+        """`each` as one `jax.lax.scan` over the values of `state`."""
+        import jax
+
+        state = self.state
+
+        def body(values, batch):
+            with keras.StatelessScope(state_mapping=list(zip(state, values, strict=True))) as scope:
+                logs = fn(batch)
+            return [scope.get_current_value(v) for v in state], logs
+
+        values, logs = jax.lax.scan(body, [jax.numpy.asarray(v.value) for v in state], batches)
+        for v, value in zip(state, values, strict=True):
+            v.assign(value)
+        return {name: ops.mean(values) for name, values in logs.items()}
 
     def compile_inference(self, fn):
         """Compiles an inference function of arrays; the current weights are read at every call.

@@ -46,6 +46,7 @@ def losses_without_chance(name, images, stored):
     for i, v in enumerate(starting_weights(detector)):
         v.assign(stored[f"{name}/{i}"])
     fix_draws(detector)
+    detector.loops = True  # as on an accelerator; `training` unrolls the batches of a step, as on a CPU
     stack, sizes = stack_images(images)
     fit(detector, stack, TINY[name].sampler(sizes, detector.config), 1, callbacks=[Record()])
     return found
