@@ -21,7 +21,7 @@ reproduce: $(VENV)/installed
 	$(BIN)/ganspect reproduce all --profile smoke
 
 test: $(VENV)/tested
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: $(VENV)/tested
 	$(BIN)/python -m pytest -m slow
