@@ -129,6 +129,7 @@ TINY = "--set width=1 batch_size=2 cycles_per_epoch=3 epochs=2 latent_size=4 cri
     ids=["one method", "all three"],
 )
 def test_from_the_command_line(methods, tmp_path):
+    """Tables, thresholds, curves and pictures of real (tiny) trainings."""
     from ganspect.data.synthetic import make
 
     make(tmp_path / "data", ("object",), size=64, train=8, good=2, per_defect=1)
@@ -163,3 +164,23 @@ def test_from_the_command_line(methods, tmp_path):
     )
     assert plan.every_cell(cbigan, tmp_path / "runs")
     assert json.loads((run.path / "status.json").read_text())["state"] == "finished"
+
+
+@pytest.mark.slow
+def test_packs_train_and_score_on_jax_without_tensorflow(tmp_path):
+    """The way to a GPU machine that has JAX alone: packed larger than the network's images, resized when loaded."""
+    from ganspect.data.commands import pack
+    from ganspect.data.synthetic import make
+
+    make(tmp_path / "data", ("object",), size=64, train=8, good=2, per_defect=1)
+    pack(tmp_path / "data" / "object", tmp_path / "packs")
+    blocked = "import sys; sys.modules['tensorflow'] = None; from ganspect.reproduce.cli import main; sys.exit(main())"
+    line = [sys.executable, "-c", blocked, "reproduce", "cbigan", "--profile", "smoke", "--methods", "cbigan"]
+    line += ["--data-root", str(tmp_path / "packs"), "--runs-dir", str(tmp_path / "runs"), *TINY]
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    (cell,) = plan.every_cell(cbigan, tmp_path / "runs")
+    run = Run(cell.folder(tmp_path / "runs"))
+    assert run.manifest["backend"] == "jax" and run.metrics["source_shape"] == [64, 64]
+    assert run.metrics["image_shape"] == [32, 32, 3] and len(run.read_table("history.csv")) == 2
