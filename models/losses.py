@@ -53,3 +53,52 @@ def unit_norm_penalty(*gradients):
     """
     squares = sum(ops.sum(ops.square(g), axis=tuple(range(1, len(g.shape)))) for g in gradients)  # [B]
     return ops.mean(ops.square(ops.sqrt(squares + 1e-12) - 1.0))
+
+
+def mean_squared_error(values, others):
+    """Mean of `(a - b)^2` over all elements: GANomaly's L_enc as its authors coded it (the paper: the norm unsquared).
+
+    Args:
+        values, others: float `[B, ...]`.
+
+    Returns:
+        Scalar, >= 0.
+    """
+    return ops.mean(ops.square(values - others))
+
+
+def feature_matching(real, fake):
+    """Mean over batch and features of `(f(x) - f(x'))^2`, x' the reconstruction of x: GANomaly's L_adv as coded.
+
+    Args:
+        real, fake: float `[B, ...]`, features of the images and of their reconstructions.
+
+    Returns:
+        Scalar, >= 0.
+    """
+    return mean_squared_error(real, fake)
+
+
+def feature_matching_to_mean(real, fake):
+    """Mean of `(f(x) - m)^2`, m the mean of `f(x')` over the batch: GANomaly's L_adv by the formula, as in the study.
+
+    Args:
+        real, fake: float `[B, ...]`, features of the images and of their reconstructions.
+
+    Returns:
+        Scalar, >= 0; above 0 even for `real == fake` where features differ between images.
+    """
+    return mean_squared_error(real, ops.mean(fake, axis=0, keepdims=True))
+
+
+def binary_cross_entropy(logits, target):
+    """Mean of `-t log s(l) - (1 - t) log(1 - s(l))`, s the sigmoid: Goodfellow et al. 2014, from logits.
+
+    Args:
+        logits: float `[B, ...]`, the discriminator's output before its sigmoid.
+        target: float, 1 for "real" and 0 for "generated".
+
+    Returns:
+        Scalar, >= 0.
+    """
+    return ops.mean(ops.softplus(logits) - target * logits)

@@ -57,7 +57,8 @@ def training(name, images):
     detector = TINY[name].build()
     stack, sizes = stack_images(images)
     sampler = TINY[name].sampler(sizes, detector.config)
-    seed = keras.ops.convert_to_numpy(detector.noise.state)
+    seeds = [detector.noise.state] if hasattr(detector, "noise") else []
+    before = [keras.ops.convert_to_numpy(seed) for seed in seeds]
     fit(detector, stack, sampler, 1)
     detector.calibrate(images[:1])
     row = {key: values[0] for key, values in sampler.draws(0).items()}
@@ -65,7 +66,7 @@ def training(name, images):
     return {
         "score": detector.anomaly_score(images[1]),
         "iterations": [int(optimizer.iterations) for optimizer in detector.optimizers.values()],
-        "drawn": bool((keras.ops.convert_to_numpy(detector.noise.state) != seed).any()),
+        "drawn": any((keras.ops.convert_to_numpy(v) != old).any() for v, old in zip(seeds, before, strict=True)),
         "pixels": [*pixels[:, 3, 5, 0], *pixels.mean((1, 2, 3))],
     }
 

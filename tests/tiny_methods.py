@@ -10,6 +10,7 @@ from ganspect.data.patches import PatchSampler
 from ganspect.data.rotation import RotatedSampler
 from ganspect.models.cbigan import CBiGAN, CBiGANConfig
 from ganspect.models.fcbigan import FCBiGAN, FCBiGANConfig
+from ganspect.models.ganomaly import GANomaly, GANomalyConfig
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,11 @@ def cbigan_sampler(sizes, config):
     )
 
 
+def ganomaly_sampler(sizes, config):
+    count = config.images_per_epoch(len(sizes))
+    return RotatedSampler(sizes, config.patch_size, count, config.batch_size, config.seed, fill="crop")
+
+
 TINY = {
     "fcbigan": Tiny(
         FCBiGAN,
@@ -92,5 +98,12 @@ TINY = {
         averages={"ema_generator": "generator", "ema_encoder": "encoder"},
         decay=0.5**0.2,  # two of the ten batches to which the decay belongs
         unmoved=("output/bias",),  # a constant cancels between the two means of a critic's loss
+    ),
+    "ganomaly": Tiny(
+        GANomaly,
+        GANomalyConfig(image_size=64, width=4, latent_size=5, batch_size=4, steps_per_epoch=3, epochs=3, seed=3),
+        images=4,
+        sampler=ganomaly_sampler,
+        updates={"generator": ("encoder", "decoder", "second_encoder"), "discriminator": ("discriminator",)},
     ),
 }  # fmt: skip
