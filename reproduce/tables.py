@@ -223,13 +223,19 @@ def _seconds(paper, method, subject, common, by_seed):
 
 
 def _means(paper, found, printed):
-    """Unweighted means over the categories of each group that ran, for every table, method, metric and protocol."""
-    groups = {}
+    """Unweighted means over the categories of each group that ran, for every method, metric and protocol.
+
+    Only in the tables in which the paper prints such means.
+    """
+    groups, names = {}, getattr(paper, "GROUPS", {})
+    grouped = {line["table"] for line in printed.values() if line["category"] in names}
     for x in found:
         row = x.row
+        if row["table"] not in grouped:
+            continue
         if row["value"] is None or row["metric"].startswith("seconds") or _beyond(paper, row["metric"]):
             continue
-        for name, (dataset, categories) in getattr(paper, "GROUPS", {}).items():
+        for name, (dataset, categories) in names.items():
             if row["dataset"] == dataset and row["category"] in categories:
                 key = (name, row["table"], row["method"], row["metric"], row["protocol"])
                 groups.setdefault(key, {})[row["category"]] = x
