@@ -50,11 +50,16 @@ def found(tmp_path_factory):
 
 @pytest.mark.parametrize("name", TINY)
 def test_losses_agree_between_backends(found, name):
-    """Later steps agree less: Adam moves even a vanishing gradient by about the whole rate, where rounding sends it."""
+    """Later steps agree less: what rounding did to the weights is in them.
+
+    GANomaly's D ends in logits of either sign whose mean almost cancels: it is held to 1e-4 of a logit of size 1.
+    """
+    cancelling = {"d_real", "d_fake"} if name == "ganomaly" else set()
     ours, theirs = (found[backend][name]["losses"] for backend in ("tensorflow", "jax"))
     assert theirs[0] == pytest.approx(ours[0], rel=1e-5, abs=1e-6)
     for later, same in zip(theirs[1:], ours[1:], strict=True):
-        assert later == pytest.approx(same, rel=1e-4, abs=1e-6)
+        for key, value in same.items():
+            assert later[key] == pytest.approx(value, rel=1e-4, abs=1e-4 if key in cancelling else 1e-6), key
     assert len(ours) > 1 and all(abs(ours[0][key] - ours[-1][key]) > 1e-4 for key in ours[0])
 
 
