@@ -52,14 +52,16 @@ def found(tmp_path_factory):
 def test_losses_agree_between_backends(found, name):
     """Later steps agree less: what rounding did to the weights is in them.
 
-    GANomaly's D ends in logits of either sign whose mean almost cancels: it is held to 1e-4 of a logit of size 1.
+    GANomaly normalises batches of four, whose variances the backends sum differently, and its D ends in logits whose
+    mean almost cancels: its later steps are held to 1e-3, the logits to 1e-3 of a logit of size 1.
     """
+    near = 1e-3 if name == "ganomaly" else 1e-4
     cancelling = {"d_real", "d_fake"} if name == "ganomaly" else set()
     ours, theirs = (found[backend][name]["losses"] for backend in ("tensorflow", "jax"))
     assert theirs[0] == pytest.approx(ours[0], rel=1e-5, abs=1e-6)
     for later, same in zip(theirs[1:], ours[1:], strict=True):
         for key, value in same.items():
-            assert later[key] == pytest.approx(value, rel=1e-4, abs=1e-4 if key in cancelling else 1e-6), key
+            assert later[key] == pytest.approx(value, rel=near, abs=1e-3 if key in cancelling else 1e-6), key
     assert len(ours) > 1 and all(abs(ours[0][key] - ours[-1][key]) > 1e-4 for key in ours[0])
 
 
