@@ -172,8 +172,8 @@ def test_packs_train_and_score_on_jax_without_tensorflow(tmp_path):
     from ganspect.data.commands import pack
     from ganspect.data.synthetic import make
 
-    make(tmp_path / "data", ("object",), size=64, train=8, good=2, per_defect=1)
-    pack(tmp_path / "data" / "object", tmp_path / "packs")
+    made = make(tmp_path / "data", ("object",), size=64, train=8, good=2, per_defect=1)
+    pack(made / "object", tmp_path / "packs", size=None)
     blocked = "import sys; sys.modules['tensorflow'] = None; from ganspect.reproduce.cli import main; sys.exit(main())"
     line = [sys.executable, "-c", blocked, "reproduce", "cbigan", "--profile", "smoke", "--methods", "cbigan"]
     line += ["--data-root", str(tmp_path / "packs"), "--runs-dir", str(tmp_path / "runs"), *TINY]
