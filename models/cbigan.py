@@ -220,16 +220,11 @@ class CBiGAN(Detector):
         """
         c = self.config
 
-        def mean_outputs(*pairs):
-            """D's mean output on each of several pairs (images, latents), in one pass."""
-            images, latents = (ops.concatenate(parts) for parts in zip(*pairs, strict=True))
-            outputs = self.discriminator([images, latents], training=True)[0]
-            return [ops.mean(part) for part in ops.split(outputs, len(pairs))]
-
         def critic_losses(x, z, epsilon):
             codes = self.encoder(x, training=True)
             fakes = self.generator(z, training=True)
-            real, fake = mean_outputs((x, codes), (fakes, z))
+            real = ops.mean(self.discriminator([x, codes], training=True)[0])
+            fake = ops.mean(self.discriminator([fakes, z], training=True)[0])
             wide = epsilon[:, :, None, None]  # [B, 1, 1, 1]
             start, end = (codes, z) if c.penalty_pairing == "joint" else (z, codes)
             slopes = self.input_gradient(
@@ -247,10 +242,11 @@ class CBiGAN(Detector):
 
         def mapping_losses(x, z):
             codes = self.encoder(x, training=True)
-            fakes, rebuilt = ops.split(self.generator(ops.concatenate([z, codes]), training=True), 2)
-            l_r = losses.summed_absolute_error(x, rebuilt)
+            fakes = self.generator(z, training=True)
+            l_r = losses.summed_absolute_error(x, self.generator(codes, training=True))
             l_z = losses.summed_absolute_error(z, self.encoder(fakes, training=True))
-            real, fake = mean_outputs((x, codes), (fakes, z))
+            real = ops.mean(self.discriminator([x, codes], training=True)[0])
+            fake = ops.mean(self.discriminator([fakes, z], training=True)[0])
             return {
                 "eg_loss": (1 - c.alpha) * (real - fake) + c.alpha * (l_r + l_z),
                 "reconstruction_l1": l_r,
