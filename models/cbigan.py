@@ -92,7 +92,7 @@ class CBiGANConfig:
 
 PRESETS = {
     "2021": {},
-    # [code 2020] the poster's month lies between the two; its D loss and penalty had other forms then
+    # [code 2020] first commit, October 2020; the losses of D had other forms then, which are not built
     "2020": dict(
         alpha=1e-4, penalty_weight=2.5, critic_steps=1, mapping_beta_2=0.099, critic_beta_2=0.909, ema_decay=0.0,
         epochs=100,

@@ -64,9 +64,7 @@ class Detector(keras.Model):
         Optimisers that are not built before weights are loaded lose their slots, so none is left for later.
 
         Args:
-            loops: whether `each` is a compiled loop on JAX; None: on an accelerator, where a loop compiles once what
-            would otherwise compile once for each batch. On a CPU XLA runs convolutions in a loop 60 times slower.
-        optimizers: `{name: (keras optimiser, list of networks)}`.
+            optimizers: `{name: (keras optimiser, list of networks)}`.
         """
         super().compile(optimizer=None, jit_compile=False)
         self.optimizers = {name: optimizer for name, (optimizer, _) in optimizers.items()}
