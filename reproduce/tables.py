@@ -166,8 +166,8 @@ def _rows(paper, method, subject, protocol, by_seed, printed):
     common, note = _common(subject, protocol, run, changes, share)
     images = run.metrics["train_images"], run.metrics["all_train_images"]
     trained = f"trained on {images[0]} of {images[1]} normal images"
-    rows = []
-    for score, suffix in paper.SCORES.items():
+    rows, suffixes = [], _suffixes(paper, run)
+    for score, suffix in suffixes.items():
         stored = {seed: run.metrics["protocols"][protocol].get(score) for seed, run in by_seed.items()}
         stored = {seed: values for seed, values in stored.items() if values is not None}
         for metric in METRICS:
@@ -179,7 +179,7 @@ def _rows(paper, method, subject, protocol, by_seed, printed):
             table = _table(paper, ours, subject, metric)
             row = {**common, "table": table, "method": ours.label + suffix, "metric": metric}
             row |= {"value": value, "low": low, "high": high, "seeds": len(values)}
-            beside = bool(ours.beside) and score == next(iter(paper.SCORES))
+            beside = bool(ours.beside) and score == next(iter(suffixes))
             beside = beside and metric in paper.TABLES[table]["metrics"]
             limits = Limits(common["data"] != "paper", "", beside, *map(bool, changes), share)
             row["verdict"] = verdict(row, printed.get(_key(row)), limits)
@@ -188,6 +188,13 @@ def _rows(paper, method, subject, protocol, by_seed, printed):
             row["note"] = _texts(trained, interval, undefined, _beyond(paper, metric), note)
             rows.append(_Found(row, limits, values, images))
     return rows + ([_seconds(paper, ours, subject, common, by_seed)] if protocol == "paper" else [])
+
+
+def _suffixes(paper, run):
+    """`{score: suffix}` as in SCORES, but the headline is the score that the run's own settings chose, its first."""
+    default, *others = paper.SCORES
+    chosen = next(iter(run.metrics["protocols"]["paper"]))
+    return {chosen: paper.SCORES[default]} | {name: paper.SCORES[name] for name in others if name != chosen}
 
 
 def _common(subject, protocol, run, changes, share):

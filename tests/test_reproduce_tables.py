@@ -173,3 +173,17 @@ def test_copies_smaller_than_the_papers_are_other_data():
     data, _ = tables.describe_data(subject, found)
     assert data == "copy of 512x512 pixels, the paper's 1024x1024; substitute normals: 21 of 21"
     assert tables.describe_data(subject, {"image_shape": [1024, 1024, 3], "notes": []})[0] == "paper"
+
+
+def test_the_score_that_the_settings_chose_is_the_headline(tmp_path):
+    run = stored_run(tmp_path, 0, 0.9)
+    found = run.metrics
+    for protocol, scores in found["protocols"].items():
+        linear = scores.pop("linear") | {"pixel_auroc": 0.7}
+        found["protocols"][protocol] = {"linear": linear, **scores}
+    write_json(run.path / "metrics.json", found)
+    write_json(run.path / "config.json", run.config | {"aggregation": "linear"})
+    rows = tables.measured(fcbigan, plan.every_cell(fcbigan, tmp_path), tmp_path)
+    main = {r["method"]: r for r in rows if r["metric"] == "pixel_auroc" and r["protocol"] == "paper"}
+    assert main["FCBiGAN"]["value"] == 0.7 and main["FCBiGAN"]["verdict"] == "other scoring"
+    assert main["FCBiGAN, L_R alone"]["value"] == 0.9 and "FCBiGAN, linear" not in main
