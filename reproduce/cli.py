@@ -7,7 +7,11 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-PAPERS = {"cbigan": "ganspect.reproduce.cbigan", "fcbigan": "ganspect.reproduce.fcbigan"}
+PAPERS = {
+    "cbigan": "ganspect.reproduce.cbigan",
+    "fcbigan": "ganspect.reproduce.fcbigan",
+    "anogan_ganomaly": "ganspect.reproduce.anogan_ganomaly",
+}
 DONE, UNUSABLE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 130
 
 
