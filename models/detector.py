@@ -1,7 +1,7 @@
 """The contract of every method: a `keras.Model` whose `step` is written once and trains on TensorFlow and on JAX.
 
 A method builds its networks in `__init__`, its optimisers in `compile`, and writes its whole update in `step(batch)`.
-Only four functions below know the backend: `minimise`, `input_gradient`, `each` and `compile_inference`.
+Only these below know the backend: `minimise`, `value_and_gradient`, `each`, `loops_are_compiled`, `compile_inference`.
 """
 
 import keras
@@ -20,13 +20,16 @@ class Detector(keras.Model):
         map_names: those of them that have a map of their own; None where all have.
         panel_maps: names in `evidence` of the residual map and of the discriminator's, None where pictures of an
             image need not show one.
-        loops: whether `each` is a compiled loop on JAX; None: on an accelerator, where a loop compiles once what
-            would otherwise compile once for each batch. On a CPU XLA runs convolutions in a loop 60 times slower.
+        loops: whether `each` and other loops over networks are compiled as loops on JAX; None: on an accelerator,
+            where a loop compiles once what would otherwise compile once for each batch. On a CPU XLA runs convolutions
+            in a loop 60 times slower.
+        at_once: images that `evidences` best takes at once.
         optimizers: `{name: keras optimiser}`, set by `finish_compile`.
     """
 
     loss_names: tuple[str, ...] = ()
     loops: bool | None = None
+    at_once: int = 1
     score_names: tuple[str, ...] = ()
     map_names: tuple[str, ...] | None = None
     panel_maps: tuple[str | None, str | None] = (None, None)
@@ -41,6 +44,10 @@ class Detector(keras.Model):
 
     def calibrate(self, images, stride=None):
         """Sets what the scores need of held-out normal images, uint8 `[H, W, C]` each; nothing unless overridden."""
+
+    def evidences(self, images, stride=None):
+        """`evidence` of several uint8 images `[H, W, C]`, which a method may work out together: a list."""
+        return [self.evidence(image, stride) for image in images]
 
     def score_from(self, evidence, name=None):
         """Anomaly of an image from its evidence: the maximum of its map unless a method defines its own."""
@@ -110,16 +117,26 @@ class Detector(keras.Model):
 
     def input_gradient(self, fn, *inputs):
         """Gradient of `sum(fn(*inputs))` with respect to each input; can itself be differentiated."""
+        return self.value_and_gradient(fn, *inputs)[1]
+
+    def value_and_gradient(self, fn, *inputs):
+        """`fn(*inputs)` and the gradient of its sum with respect to each input; can itself be differentiated."""
         if _backend() == "tensorflow":
             import tensorflow as tf
 
             with tf.GradientTape() as tape:
                 tape.watch(inputs)
-                total = ops.sum(fn(*inputs))
-            return tape.gradient(total, inputs)
+                value = fn(*inputs)
+                total = ops.sum(value)
+            return value, tape.gradient(total, inputs)
         import jax
 
-        return jax.grad(lambda *x: ops.sum(fn(*x)), argnums=tuple(range(len(inputs))))(*inputs)
+        def summed(*x):
+            value = fn(*x)
+            return ops.sum(value), value
+
+        gradients, value = jax.grad(summed, argnums=tuple(range(len(inputs))), has_aux=True)(*inputs)
+        return value, gradients
 
     def each(self, fn, batches):
         """Runs part of a step on each of several batches in turn, each seeing what the one before has trained.
@@ -132,13 +149,18 @@ class Detector(keras.Model):
             `{name: scalar}`, means over the batches.
         """
         count = batches.shape[0]
-        if _backend() == "jax" and count > 1:
-            import jax
-
-            if self.loops or (self.loops is None and jax.default_backend() != "cpu"):
-                return self._each_in_a_loop(fn, batches)
+        if _backend() == "jax" and count > 1 and self.loops_are_compiled():
+            return self._each_in_a_loop(fn, batches)
         found = [fn(batches[i]) for i in range(count)]
         return {name: sum(logs[name] for logs in found) / count for name in found[0]}
+
+    def loops_are_compiled(self):
+        """Whether a loop over convolutions is compiled as one: always on TensorFlow, as `loops` says on JAX."""
+        if _backend() == "tensorflow" or self.loops is not None:
+            return _backend() == "tensorflow" or self.loops
+        import jax
+
+        return jax.default_backend() != "cpu"
 
     def _each_in_a_loop(self, fn, batches):
         """`each` as one `jax.lax.scan` over the values of `state`."""
