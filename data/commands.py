@@ -134,9 +134,9 @@ def _found_lines(dataset: str, found: dict, data_root) -> list[str]:
 def _unrecognised(path: Path, categories: dict) -> list[Path]:
     """Folders with the name of a known category in which no category was found."""
     parents = {place.parent for (dataset, _), place in categories.items() if dataset in ("mvtec_ad", "synthetic")}
-    taken = {place.name for place in categories.values()}
-    known = {*MVTEC_CATEGORIES, *CATEGORIES} - taken
+    taken = {folder for place in categories.values() for folder in (place, *place.parents)}
+    known = {*MVTEC_CATEGORIES, *CATEGORIES} - {place.name for place in categories.values()}
     inside = [
         child for parent in sorted(parents) if path in (parent, *parent.parents) for child in sorted(parent.iterdir())
     ]
-    return [child for child in inside if child.is_dir() and child.name in known]
+    return [child for child in inside if child.is_dir() and child.name in known and child not in taken]

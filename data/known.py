@@ -36,6 +36,7 @@ OFFICIAL_COUNTS: dict[tuple[str, str], tuple[int, int, int]] = {
     ("mvtec_ad", "zipper"): (240, 32, 119),
     ("nanotwice", "nanofibres"): (5, 0, 40),
     ("casting", "casting"): (2875, 262, 453),
+    ("cloud", "cloud"): (1400, 100, 100),  # the study's; the archive has 1500 without and 100 with clouds, not split
 }
 
 MVTEC_CATEGORIES = tuple(name for dataset, name in OFFICIAL_COUNTS if dataset == "mvtec_ad")
@@ -72,7 +73,7 @@ SOURCES: dict[str, Source] = {
         "Cloud and non-cloud images (ashoksrinivas)",
         "https://www.kaggle.com/datasets/ashoksrinivas/cloud-anomaly-detection-images",
         "see the page",
-        "no reader of its own yet: arrange it as cloud/<category>/train/good, test/good, test/cloud",
+        "<data root>/cloud/noncloud, cloud/cloud (or noncloud_train, noncloud_test, cloud, to choose the test images)",
         "AnoGAN and GANomaly",
     ),
 }

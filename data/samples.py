@@ -5,14 +5,23 @@
 | MVTec | `train/good` | `train/good` | `test/<defect>`, masks `ground_truth/<defect>/<stem>_mask.*` |
 | NanoTWICE | `Normal` | `Normal` | `Anomalous/images`, masks `Anomalous/gt/<stem>_gt.*` |
 | casting | `train/ok_front` | `train/ok_front` | `test/ok_front`, `test/def_front`; no masks |
+| cloud, as published | `noncloud`, `cloud` | `noncloud`, all but its last 15th by name | that 15th, `cloud`; no masks |
+| cloud, the study's | `noncloud_train`, `noncloud_test`, `cloud` | `noncloud_train` | `noncloud_test`, `cloud` |
+| cloud, arranged | `train/noncloud`, `test/noncloud`, `test/cloud` | `train/noncloud` | the two folders of `test` |
 | plain folder | images directly inside | all of them | none |
+
+The cloud archive is known from public code that loads `noncloud/noncloud` and `cloud/cloud`; the study's notebooks load
+the second arrangement. Each of these folders must hold images, directly or, as published, in a folder of the same name;
+case, `-`, `_` and spaces in their names do not matter. The archive has no split: which 100 of the 1500 images without
+clouds the study tested on is not known, and taking the last by name is [inf].
 
 Masks and regions of interest (`roi/<split>/<defect>/<stem>.*` beside `train` and `test`) are matched by stem, whatever
 the extension. An image's label is its folder, never its mask. Nothing is decoded here: `check` does that.
 """
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -34,6 +43,15 @@ __all__ = [
 ]
 
 _GRAY_MODES = ("1", "L", "LA", "I", "F")
+
+# folders of the cloud set: training normals, test normals, clouds; split ones first
+_CLOUD_ARCHIVE = ("noncloud", "noncloud", "cloud")
+_CLOUD_PLACES = (
+    ("noncloudtrain", "noncloudtest", "cloud"),
+    ("train/noncloud", "test/noncloud", "test/cloud"),
+    _CLOUD_ARCHIVE,
+)
+_CLOUD_SHARE = 15  # one image in 15 is a normal test image where the archive is not split: 100 of 1500, as in the study
 
 
 @dataclass(frozen=True)
@@ -86,7 +104,7 @@ class _Folder:
     """The images found so far below one root, with the problems and the leftovers."""
 
     def __init__(self, root: Path):
-        self.root, self.samples, self.problems, self.ignored = root, [], [], []
+        self.root, self.samples, self.problems, self.ignored, self.notes = root, [], [], [], []
 
     def add(self, folder: str, split: str, defect: str, masks: str | None = None):
         """Take every image of `folder`, matching masks and regions of interest by stem."""
@@ -172,27 +190,61 @@ def _read_casting(folder: _Folder):
     folder.leave_out("train", ("ok_front",), "not read: only train/ok_front is trained on")
 
 
+def _read_cloud(folder: _Folder):
+    train, normal, cloud = (path.relative_to(folder.root).as_posix() for path in _cloud_folders(folder.root))
+    folder.add(train, "train", "good")
+    if train != normal:
+        folder.add(normal, "test", "good")
+    else:
+        total = len(folder.samples)
+        kept = total - max(1, total // _CLOUD_SHARE)
+        folder.samples[kept:] = [replace(sample, split="test") for sample in folder.samples[kept:]]
+        folder.notes.append(
+            f"normal test images: the last {total - kept} of {total} by name (the published set is not split; "
+            "which ones the study took is not known)"
+        )
+    folder.add(cloud, "test", "cloud")
+    read = {Path(place) for place in (train, normal, cloud)}
+    for parent in sorted({above for place in read for above in (place, *place.parents)}):
+        known = [child.name for child in _folders(folder.root / parent) if _on_the_way(parent / child.name, read)]
+        folder.leave_out(parent.as_posix(), (*known, "roi"), "not read: not a folder of the cloud set")
+
+
+def _on_the_way(place: Path, read: set[Path]) -> bool:
+    """Whether a folder is read, or one that is read lies below it."""
+    return any(place == other or place in other.parents for other in read)
+
+
 def _read_plain(folder: _Folder):
     folder.add("", "train", "good")
 
 
-_READERS = {"mvtec": _read_mvtec, "nanotwice": _read_nanotwice, "casting": _read_casting, "folder": _read_plain}
+_READERS = {
+    "mvtec": _read_mvtec,
+    "nanotwice": _read_nanotwice,
+    "casting": _read_casting,
+    "cloud": _read_cloud,
+    "folder": _read_plain,
+}
 
 
 def layout_of(path) -> str | None:
-    """ "mvtec", "nanotwice", "casting", "folder" (images directly inside), or None."""
+    """ "mvtec", "nanotwice", "casting", "cloud", "folder" (images directly inside), or None."""
     root = Path(path)
     for folder, layout in (("train/good", "mvtec"), ("train/ok_front", "casting"), ("Normal", "nanotwice")):
         if (root / folder).is_dir():
             return layout
-    return "folder" if root.is_dir() and any(map(_is_image, root.iterdir())) else None
+    if _cloud_folders(root):
+        return "cloud"
+    return "folder" if _holds_images(root) else None
 
 
 def scan(path, dataset: str | None = None, name: str | None = None) -> Category:
     """Read one category, its layout recognised from its folders (table above).
 
     Args:
-        path: the category's folder (`.../mvtec_ad/pill`, `.../nanotwice`, `.../casting`, any folder of images).
+        path: the category's folder (`.../mvtec_ad/pill`, `.../nanotwice`, `.../casting`, `.../cloud`, any folder of
+            images).
         dataset: the data set's name; guessed when not given.
         name: the category's name; guessed when not given.
 
@@ -213,7 +265,7 @@ def scan(path, dataset: str | None = None, name: str | None = None) -> Category:
         name or guess[1],
         root,
         tuple(sorted(folder.samples, key=lambda sample: sample.name)),
-        _notes(folder.samples),
+        (*folder.notes, *_notes(folder.samples)),
         1 if layout == "nanotwice" else _native_channels(folder.samples),
         tuple(folder.problems),
         tuple(folder.ignored),
@@ -223,8 +275,9 @@ def scan(path, dataset: str | None = None, name: str | None = None) -> Category:
 def find_categories(data_root) -> dict[tuple[str, str], Path]:
     """Every category below a root: folders and packs, as `{(data set, category): path}`.
 
-    The root may hold data sets (`mvtec_ad/<category>`, `nanotwice`, `casting/casting_data`, `synthetic/<category>`,
-    `<data set>/<category>.npz`), be one of them, or be one category or a plain folder of images itself.
+    The root may hold data sets (`mvtec_ad/<category>`, `nanotwice`, `casting/casting_data`, `cloud`,
+    `synthetic/<category>`, `<data set>/<category>.npz`), be one of them, or be one category or a plain folder of images
+    itself.
 
     Raises:
         DataError: no such folder, or a file.
@@ -232,16 +285,20 @@ def find_categories(data_root) -> dict[tuple[str, str], Path]:
     root = Path(data_root)
     if not root.is_dir():
         raise DataError(root, _not_a_category(root))
-    if layout_of(_descend(root)) not in (None, "folder"):
-        return {_key(_descend(root), layout_of(_descend(root))): _descend(root)}
+    whole = _descend(root)
+    layout = layout_of(whole)
+    if layout not in (None, "folder", "cloud"):
+        return {_key(whole, layout): whole}
     found = _categories_of(root)
     for child in _folders(root):
         place = _descend(child)
-        if layout_of(place) in ("nanotwice", "casting"):
+        if layout_of(place) in ("nanotwice", "casting", "cloud"):
             found[_key(place, layout_of(place))] = place
         elif layout_of(place) != "mvtec":
             for key, path in _categories_of(child).items():
                 found.setdefault(key, path)
+    if layout == "cloud":  # its folders may have been unpacked among other data sets
+        found[_key(whole, layout)] = whole
     if not found and layout_of(root) == "folder":
         return {_key(root, "folder"): root}
     return found
@@ -279,6 +336,7 @@ def _key(root: Path, layout: str) -> tuple[str, str]:
     fixed = {
         "nanotwice": ("nanotwice", "nanofibres"),
         "casting": ("casting", "casting"),
+        "cloud": ("cloud", "cloud"),
         "folder": ("folder", root.name),
     }
     if layout in fixed:
@@ -291,7 +349,39 @@ def _descend(root: Path) -> Path:
     for _ in range(2):
         if (root / "casting_data").is_dir() and layout_of(root) in (None, "folder"):
             root = root / "casting_data"
-    return root
+    return _cloud_below(root) or root
+
+
+def _cloud_below(root: Path, levels: int = 2) -> Path | None:
+    """The cloud set's folder: this one, or below it where each folder on the way holds nothing else."""
+    layout = layout_of(root)
+    if layout is not None or not levels:
+        return root if layout == "cloud" else None
+    inside = _folders(root)
+    return _cloud_below(inside[0], levels - 1) if len(inside) == 1 else None
+
+
+def _cloud_folders(root: Path) -> tuple[Path, Path, Path] | None:
+    """The folders that hold the cloud set's training normals, test normals and clouds (the first two may be one)."""
+    for places in _CLOUD_PLACES:
+        found = tuple(_with_images(root, place) for place in places)
+        if all(found) and not (places == _CLOUD_ARCHIVE and root.resolve().name.lower() in ("train", "test")):
+            return found
+    return None
+
+
+def _with_images(root: Path, place: str) -> Path | None:
+    """The first folder below root at `a/b`, however spelt, that holds images, or its namesake inside does."""
+    folders = [root]
+    for name in place.split("/"):
+        folders = _spelt(folders, name)
+    return next(filter(_holds_images, folders + _spelt(folders, name)), None)
+
+
+def _spelt(parents: list[Path], name: str) -> list[Path]:
+    """The sub-folders of this name, whatever its case, hyphens, underscores and spaces."""
+    inside = [child for parent in parents if parent.is_dir() for child in sorted(parent.iterdir())]
+    return [child for child in inside if re.sub("[-_ ]", "", child.name.lower()) == name and child.is_dir()]
 
 
 def _not_a_category(root: Path) -> str:
@@ -304,7 +394,8 @@ def _not_a_category(root: Path) -> str:
     inside = ", ".join(sorted(p.name for p in root.iterdir() if not p.name.startswith("."))[:8]) or "nothing"
     return (
         f"no known layout (found: {inside}). Expected train/good (MVTec), Normal and Anomalous (NanoTWICE), "
-        f"train/ok_front (casting), or images directly inside ({' '.join(EXTENSIONS)})"
+        f"train/ok_front (casting), noncloud and cloud with images (cloud), "
+        f"or images directly inside ({' '.join(EXTENSIONS)})"
     )
 
 
@@ -338,6 +429,10 @@ def _folders(parent: Path) -> list[Path]:
     if not parent.is_dir():
         return []
     return sorted(child for child in parent.iterdir() if child.is_dir() and not child.name.startswith("."))
+
+
+def _holds_images(folder: Path) -> bool:
+    return folder.is_dir() and any(map(_is_image, folder.iterdir()))
 
 
 def _is_image(path: Path) -> bool:

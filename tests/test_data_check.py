@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ganspect.data.arrays import load_pack
 from ganspect.data.check import check, near_duplicates
-from ganspect.data.commands import check_text, list_text
+from ganspect.data.commands import check_text, list_text, pack
 from ganspect.data.samples import find_categories, scan
 
 
@@ -130,6 +131,29 @@ def test_duplicates_of_casting_are_a_warning(tmp_path):
     report = check(scan(tmp_path))
     assert report.ok and report.duplicates == [("train/ok_front/1.jpeg", "test/ok_front/7.jpeg")]
     assert "1 test images are byte-identical to training images" in report.message()
+
+
+def test_cloud_is_checked_counted_and_packed(tmp_path):
+    for i in range(31):
+        write(tmp_path / f"cloud/{'noncloud/noncloud' if i else 'cloud/cloud'}/{i:02d}.jpg", i)
+    write(tmp_path / "cloud/extra/x.jpg", 99)
+    text, code = check_text(tmp_path)
+    assert code == 0
+    for part in (
+        "cloud/cloud: ok (28 training, 2 normal and 1 anomalous test images, 0 masks)",
+        "train, test normal, test defective are 28 2 1; officially 1400 100 100",
+        "not a folder of the cloud set: 1 file (extra)",
+    ):
+        assert part in text
+    assert "1400 training, 100 normal and 100 defective" in list_text() and "found    cloud" in list_text(tmp_path)
+    packed = load_pack(pack(tmp_path / "cloud", tmp_path / "packs", 16))
+    assert (packed.dataset, packed.name, len(packed.train), packed.train[0].shape) == (
+        "cloud",
+        "cloud",
+        28,
+        (16, 16, 3),
+    )
+    assert "the last 2 of 30 by name" in packed.notes[0]
 
 
 def test_fingerprint_follows_names_bytes_and_masks(folder):

@@ -100,6 +100,81 @@ def test_casting_layout_below_its_archive_folders(tmp_path):
     assert find_categories(tmp_path) == {("casting", "casting"): root}
 
 
+def cloud(root, train="noncloud", normal="noncloud", clouds="cloud"):
+    """Thirty images without clouds and two with, as some arrangement of the cloud set."""
+    for i in range(30):
+        write(root / (train if i < 28 else normal) / f"{i:02d}.jpg")
+    for i in range(2):
+        write(root / clouds / f"c{i}.jpg")
+    return root
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        ("noncloud", "noncloud", "cloud"),
+        ("noncloud/noncloud", "noncloud/noncloud", "cloud/cloud"),
+        ("Non-Cloud/non cloud", "Non-Cloud/non cloud", "CLOUD"),
+        ("noncloud_train", "noncloud_test", "cloud"),
+        ("train/non_cloud", "test/Non-Cloud", "test/cloud"),
+    ],
+)
+def test_cloud_layouts(tmp_path, places):
+    root = cloud(tmp_path / "sky", *places)
+    category = scan(root)
+    assert (category.dataset, category.name, category.root, category.problems) == ("cloud", "cloud", root, ())
+    assert category.channels == 1 and category.ignored == ()  # the files here are gray
+    assert [s.name for s in category.train] == [f"{places[0]}/{i:02d}.jpg" for i in range(28)]
+    expected = [(f"{places[2]}/c{i}.jpg", "cloud", 1) for i in range(2)]
+    expected += [(f"{places[1]}/{i}.jpg", "good", 0) for i in (28, 29)]
+    assert [(s.name, s.defect, s.label) for s in category.test] == sorted(expected)
+    unsplit = places[0] == places[1]
+    assert [note.split("(")[0] for note in category.notes] == [
+        "normal test images: the last 2 of 30 by name "
+    ] * unsplit
+    assert find_categories(tmp_path) == find_categories(root) == {("cloud", "cloud"): root}
+
+
+def test_cloud_below_archive_folders_and_among_other_sets(tmp_path):
+    root = cloud(tmp_path / "data/cloud/archive")
+    assert scan(tmp_path / "data/cloud").root == scan(tmp_path / "data").root == root
+    mvtec(tmp_path / "data/copy/pill")
+    assert find_categories(tmp_path / "data") == {
+        ("cloud", "cloud"): root,
+        ("mvtec_ad", "pill"): tmp_path / "data/copy/pill",
+    }
+    loose = cloud(mvtec(tmp_path / "loose/own/bolt").parents[1])
+    assert find_categories(loose) == {("cloud", "cloud"): loose, ("own", "bolt"): loose / "own/bolt"}
+    assert {path.name: text for path, text in scan(loose).ignored} == {"own": "not read: not a folder of the cloud set"}
+
+
+def test_other_folders_are_not_taken_for_the_cloud_set(tmp_path):
+    """Misnamed ones are explained; categories of other layouts that are called cloud stay what they are."""
+    for i, places in enumerate(
+        (
+            ("clear", "clear", "cloud"),
+            ("train/noncloud", "test/noncloud", "test/clouds"),
+            ("training/noncloud", "test/noncloud", "test/cloud"),
+            ("noncloud", "noncloud", "cloud/a/b"),
+        )
+    ):
+        root = cloud(tmp_path / f"wrong{i}", *places)
+        with pytest.raises(DataError, match="found: .*Expected .*noncloud and cloud with images"):
+            scan(root)
+        assert find_categories(root) == {}
+    own = tmp_path / "own"
+    mvtec(own / "cloud")
+    mvtec(own / "noncloud")
+    assert set(find_categories(own)) == {("own", "cloud"), ("own", "noncloud")}
+    sky = mvtec(tmp_path / "sky")
+    write(sky / "test/cloud/x.png")
+    write(sky / "test/noncloud/x.png")
+    assert find_categories(sky) == {(tmp_path.name, "sky"): sky}
+    plain = write(tmp_path / "plain/x.png").parent
+    write(plain / "cloud/x.png")
+    assert find_categories(plain) == {("folder", "plain"): plain}
+
+
 def test_plain_folder_is_all_normal(tmp_path):
     write(tmp_path / "x.webp")
     write(tmp_path / "y.png")
