@@ -71,6 +71,47 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def subset_draws(
+    labels, scores, metric: Callable, normals: int = 100, anomalies: int = 100, draws: int = 200, seed: int = 0
+) -> np.ndarray:
+    """A metric of the images on random smaller test sets, drawn without replacement from this one.
+
+    For a published value measured on some images of a larger set: how far it may lie from the value on all of them by
+    the choice of images alone. The draws depend on the labels, the numbers and the seed, not on scores or metric, so
+    that metrics of one model, and models on one test set, are compared on the same images.
+
+    Args:
+        labels: bool or 0/1 `[N]`, 1 = anomalous.
+        scores: real `[N]`, higher = more anomalous.
+        metric: maps `(labels, scores)` to a value, or to a tuple that begins with it, as `accuracy_oracle` does.
+        normals: normal images in a draw; all of them where there are no more.
+        anomalies: anomalous images in a draw; all of them where there are no more.
+        draws: number of draws; one where every draw would be the whole test set.
+        seed: of the draws.
+
+    Returns:
+        float64 `[draws]` or `[1]`; NaN where the metric is undefined.
+
+    Raises:
+        ValueError: for labels other than 0 and 1, unequal lengths, or a negative number of images.
+    """
+    (labels,), (scores,) = ranks.as_images(labels, scores)
+    if labels.shape != scores.shape:
+        raise ValueError(f"{labels.size} labels but {scores.size} scores")
+    if min(normals, anomalies) < 0:
+        raise ValueError(f"cannot draw {normals} normal and {anomalies} anomalous images")
+    classes = [(np.flatnonzero(labels == side), count) for side, count in ((0, normals), (1, anomalies))]
+    if all(len(members) <= count for members, count in classes):
+        draws = 1
+    generator, values = np.random.default_rng(seed), np.empty(draws)
+    for index in range(draws):
+        chosen = [generator.choice(members, min(count, len(members)), replace=False) for members, count in classes]
+        chosen = np.sort(np.concatenate(chosen))  # the images in their own order
+        found = metric(labels[chosen], scores[chosen])
+        values[index] = found[0] if isinstance(found, tuple) else found
+    return values
+
+
 def bootstrap_image_auroc(labels, scores, samples: int = 1000, seed: int = 0) -> tuple[float, float]:
     """95 % bootstrap interval of `image_auroc`, exact in every draw.
 

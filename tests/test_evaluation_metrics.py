@@ -88,6 +88,10 @@ def test_one_class_is_nan_with_a_reason():
 def test_constant_scores():
     labels = np.arange(100) < 7
     assert metrics.pixel_auroc_aupr([labels], [np.full(100, 3.5)], memory=10) == (0.5, 0.07)
+    for flat in (np.full(100, 3.5), np.zeros(100)):
+        assert metrics.accuracy_oracle(labels, flat) == (0.93, math.inf)
+        assert metrics.accuracy_oracle(~labels, flat) == (0.93, flat[0])
+        assert metrics.accuracy_oracle(np.arange(100) < 50, flat) == (0.5, flat[0])
 
 
 def test_bad_input_is_named():
@@ -126,6 +130,11 @@ def test_best_thresholds_against_trying_all():
             metrics.balanced_accuracy_oracle(labels, scores)[0], rel=1e-14
         )
     assert metrics.accuracy_oracle([0, 0, 0, 1], [1, 2, 3, 0]) == (0.75, math.inf)
+    for _ in range(200):  # tiny sets, where ties and ends are met often
+        labels, scores = generator.permutation(6) < generator.integers(1, 6), generator.integers(0, 3, 6)
+        tried = [np.mean(labels == (scores >= level)) for level in (0, 1, 2, np.inf)]
+        value, threshold = metrics.accuracy_oracle(labels, scores)
+        assert value == max(tried) == np.mean(labels == (scores >= threshold))
     assert metrics.balanced_accuracy([0, 1], np.float32([1, 2]), 1 + 1e-12) == 1
 
 

@@ -74,6 +74,50 @@ def test_any_statistic_can_be_drawn_again():
     np.testing.assert_allclose([low, high], [values.mean() - half, values.mean() + half], atol=0.01)
 
 
+def test_subset_draws_against_what_they_must_average_to():
+    generator = np.random.default_rng(5)
+    labels = np.arange(715) >= 262
+    scores = np.round(generator.normal(size=715) + labels, 1)
+    drawn = statistics.subset_draws(labels, scores, metrics.image_auroc)
+    assert drawn.shape == (200,) and len(np.unique(drawn)) > 50
+    exact = metrics.image_auroc(labels, scores)  # the AUROC of a random subset is unbiased
+    assert drawn.mean() == pytest.approx(exact, abs=4 * drawn.std() / math.sqrt(200))
+    np.testing.assert_array_equal(drawn, statistics.subset_draws(labels, scores, metrics.image_auroc))
+    assert (drawn != statistics.subset_draws(labels, scores, metrics.image_auroc, seed=1)).any()
+    best = statistics.subset_draws(labels, scores, metrics.accuracy_oracle, draws=5)
+    assert (best >= 0.5).all() and (best < 1).all()
+
+
+def test_subset_draws_are_the_same_images_for_every_metric_and_score():
+    labels = np.arange(50) % 3 == 0
+    seen = []
+
+    def watch(some, scores):
+        seen.append((some.tolist(), scores.tolist()))
+        assert (some == labels[scores]).all()
+        assert len(set(scores.tolist())) == len(scores) == 12 and some.sum() == 7
+        return math.nan
+
+    assert np.isnan(statistics.subset_draws(labels, np.arange(50), watch, 5, 7, draws=9)).all()
+    first, seen = seen, []
+    order = np.random.default_rng(0).normal(size=50)
+    positions = statistics.subset_draws(labels, order, lambda some, scores: (scores.sum(), 0.0), 5, 7, draws=9)
+    np.testing.assert_allclose(positions, [order[chosen].sum() for _, chosen in first], rtol=1e-12)
+
+
+def test_subset_draws_where_a_kind_is_taken_whole():
+    labels, scores = np.array([0, 1, 0, 1, 1]), np.array([0.1, 0.4, 0.5, 0.9, 0.2])
+    whole = statistics.subset_draws(labels, scores, metrics.image_auroc, 2, 3)
+    np.testing.assert_array_equal(whole, [metrics.image_auroc(labels, scores)])
+    some = statistics.subset_draws(labels, scores, metrics.image_auroc, 100, 1, draws=40)
+    assert set(some) == {0.5, 1.0} and len(some) == 40
+    assert np.isnan(statistics.subset_draws([1, 1], [0, 1], metrics.accuracy_oracle, draws=3)).all()
+    with pytest.raises(ValueError, match="2 labels but 3"):
+        statistics.subset_draws([0, 1], [0, 1, 2], metrics.image_auroc)
+    with pytest.raises(ValueError, match="-1 normal"):
+        statistics.subset_draws([0, 1], [0, 1], metrics.image_auroc, normals=-1)
+
+
 def test_seed_interval():
     mean, low, high = statistics.seed_interval([0.90, 0.92, 0.95])
     expected = stats.ttest_1samp([0.90, 0.92, 0.95], 0).confidence_interval()
