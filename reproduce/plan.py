@@ -21,6 +21,28 @@ def find_data(data_root, runs):
     return samples.find_categories(data_root)
 
 
+def add_stand_ins(papers, found, runs):
+    """The data at hand, and a synthetic category for every set that a paper may replace by one and that is not there.
+
+    A paper names them as `STAND_INS = {(dataset, category): synthetic category}`. They are written where `find_data`
+    writes the synthetic set, in the same size, so that both share them; what is there already is left alone.
+
+    Args:
+        papers: the papers' modules.
+        found: `{(dataset, category): path}` as `find_data` returns it; not changed.
+        runs: folder of runs.
+
+    Raises:
+        DataError: a stand-in was changed since it was written.
+    """
+    pairs = [pair for paper in papers for pair in getattr(paper, "STAND_INS", {}).items()]
+    missing = {name: None for key, name in pairs if key not in found and ("synthetic", name) not in found}
+    if not missing:
+        return dict(found)
+    root = synthetic.make(Path(runs) / "synthetic-data", tuple(missing), size=SYNTHETIC_SIZE)
+    return {**found, **{("synthetic", name): root / name for name in missing}}
+
+
 def cells_of(paper, profile, found, options):
     """The cells of one paper that the options choose; see `cells.expand`."""
     return expand(
