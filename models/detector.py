@@ -15,7 +15,7 @@ class Detector(keras.Model):
     A subclass sets `config`, its networks and `loss_names`, and calls `finish_compile` at the end of its `compile`.
 
     Attributes:
-        loss_names: names of the scalars that `step` returns.
+        loss_names: names of the scalars that `step` returns, in some phase.
         score_names: names of the scores that a method offers, the paper's first.
         map_names: those of them that have a map of their own; None where all have.
         panel_maps: names in `evidence` of the residual map and of the discriminator's, None where pictures of an
@@ -25,6 +25,7 @@ class Detector(keras.Model):
             in a loop 60 times slower.
         at_once: images that `evidences` best takes at once.
         optimizers: `{name: keras optimiser}`, set by `finish_compile`.
+        phase: which part of its schedule `step` trains, read when a step is compiled; None: all steps are alike.
     """
 
     loss_names: tuple[str, ...] = ()
@@ -33,6 +34,7 @@ class Detector(keras.Model):
     score_names: tuple[str, ...] = ()
     map_names: tuple[str, ...] | None = None
     panel_maps: tuple[str | None, str | None] = (None, None)
+    phase: str | None = None
 
     # A method defines:
     #   step(batch) -> {loss name: scalar}, one training step on a prepared batch
@@ -44,6 +46,10 @@ class Detector(keras.Model):
 
     def calibrate(self, images, stride=None):
         """Sets what the scores need of held-out normal images, uint8 `[H, W, C]` each; nothing unless overridden."""
+
+    def phase_at(self, epoch):
+        """The phase of an epoch, counted from 0; the training loops set `phase` to it before the epoch."""
+        return None
 
     def evidences(self, images, stride=None):
         """`evidence` of several uint8 images `[H, W, C]`, which a method may work out together: a list."""
@@ -91,10 +97,11 @@ class Detector(keras.Model):
         return [*self.variables, *slots, *means]
 
     def train_step(self, data):
-        """One step under `model.fit` (TensorFlow); returns the running means of the epoch."""
-        for name, value in self.step(data).items():
+        """One step under `model.fit` (TensorFlow); returns the running means of the epoch, of its phase's losses."""
+        losses = self.step(data)
+        for name, value in losses.items():
             self.loss_trackers[name].update_state(value)
-        return {name: tracker.result() for name, tracker in self.loss_trackers.items()}
+        return {name: tracker.result() for name, tracker in self.loss_trackers.items() if name in losses}
 
     def minimise(self, losses_fn, updates):
         """One forward pass, one optimiser update per loss; every gradient is taken before any update is applied.

@@ -132,3 +132,11 @@ def test_manifest_says_what_produced_a_run():
     assert manifest["seed"] == 7 and manifest["threads"] == 2 and manifest["data_fingerprint"] == "abc"
     assert {"keras", "tensorflow", "numpy", "python"} <= set(manifest["versions"])
     assert "cores" in manifest["hardware"]
+
+
+def test_a_table_has_the_columns_of_all_its_rows(tmp_path):
+    """As a history of two phases has: a column stands where it first occurs, and cells without a value are blank."""
+    write_csv(tmp_path / "t.csv", [{"epoch": 1, "g_loss": 0.5}, {"epoch": 2, "e_loss": 0.25, "g_loss": 0.0}])
+    assert (tmp_path / "t.csv").read_text() == "epoch,g_loss,e_loss\n1,0.5,\n2,0.0,0.25\n"
+    with pytest.raises(ValueError, match="not in fieldnames"):
+        write_csv(tmp_path / "t.csv", [{"epoch": 1, "other": 2}], ["epoch"])

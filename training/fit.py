@@ -11,7 +11,7 @@ LONGEST_CALL = 100  # steps in one compiled call on an accelerator: enough to hi
 
 
 def fit(model, stack, sampler, epochs, first_epoch=0, callbacks=()):
-    """Trains a compiled `Detector` on the batches that a sampler draws.
+    """Trains a compiled `Detector` on the batches that a sampler draws, each epoch in its phase (`phase_at`).
 
     Args:
         model: `Detector`, compiled.
@@ -30,7 +30,7 @@ def fit(model, stack, sampler, epochs, first_epoch=0, callbacks=()):
             initial_epoch=first_epoch,
             epochs=epochs,
             steps_per_epoch=sampler.steps,
-            callbacks=list(callbacks),
+            callbacks=[_Phases(), *callbacks],
             shuffle=False,
             verbose=0,
         )
@@ -38,16 +38,32 @@ def fit(model, stack, sampler, epochs, first_epoch=0, callbacks=()):
         _fit_jax(model, stack, sampler, epochs, first_epoch, callbacks)
 
 
+class _Phases(keras.callbacks.Callback):
+    """Sets the model's phase before each epoch; a phase is compiled when it starts."""
+
+    compiled = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        phase = self.model.phase_at(epoch)
+        if phase != self.compiled:
+            self.model.phase = self.compiled = phase
+            self.model.make_train_function(force=True)
+
+
 def _fit_jax(model, stack, sampler, epochs, first_epoch, callbacks):
     """The loop on JAX: many steps in one compiled call, images kept on the device."""
     import jax
 
-    def one_step(values, row):
-        with keras.StatelessScope(state_mapping=list(zip(model.state, values, strict=True))) as scope:
-            losses = model.step(model.prepare(sampler.batch(images, row)))
-        return [scope.get_current_value(v) for v in model.state], losses
+    def compiled():
+        """Many steps in the phase that the model is in; a function of its own, for JAX reuses what it has traced."""
 
-    run = jax.jit(lambda values, rows: jax.lax.scan(one_step, values, rows), donate_argnums=0)
+        def one_step(values, row):
+            with keras.StatelessScope(state_mapping=list(zip(model.state, values, strict=True))) as scope:
+                losses = model.step(model.prepare(sampler.batch(images, row)))
+            return [scope.get_current_value(v) for v in model.state], losses
+
+        return jax.jit(lambda values, rows: jax.lax.scan(one_step, values, rows), donate_argnums=0)
+
     images = jax.numpy.asarray(stack)
     # On a CPU XLA runs convolutions inside a loop on one thread and without its fast kernels: 60 times slower.
     longest = 1 if jax.default_backend() == "cpu" else LONGEST_CALL
@@ -56,7 +72,12 @@ def _fit_jax(model, stack, sampler, epochs, first_epoch, callbacks):
     calls = keras.callbacks.CallbackList(list(callbacks), model=model, **params)
     model.stop_training = False
     calls.on_train_begin()
+    run = None
     for epoch in range(first_epoch, epochs):
+        phase = model.phase_at(epoch)
+        if run is None or phase != model.phase:
+            model.phase = phase
+            run = compiled()
         calls.on_epoch_begin(epoch)
         drawn = sampler.draws(epoch)
         values, parts = [jax.numpy.array(v.value) for v in model.state], []

@@ -93,7 +93,7 @@ class Run:
             return list(csv.DictReader(file))
 
     def write_table(self, name, rows):
-        """Writes rows (dicts with the same keys) as CSV, atomically."""
+        """Writes rows (dicts) as CSV, atomically; a cell that a row lacks is blank."""
         write_csv(self.path / name, rows)
 
 
@@ -102,11 +102,12 @@ def write_csv(path, rows, columns=None):
 
     Args:
         path: file to replace.
-        rows: list of dicts.
-        columns: order of the columns; that of the first row by default.
+        rows: list of dicts; a cell that a row lacks is blank.
+        columns: order of the columns; by default that in which they first occur in the rows.
     """
+    columns = columns or list(dict.fromkeys(name for row in rows for name in row))
     with atomic_write(path) as file:
-        writer = csv.DictWriter(file, columns or list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
