@@ -31,16 +31,20 @@ def fix_draws(detector):
     z = np.random.default_rng(0).standard_normal((config.batch_size, config.latent_size)).astype("float32")
     detector.draw_latents = lambda count: keras.ops.convert_to_tensor(z[:, None, None])  # FCBiGAN
     epsilon = np.linspace(0.1, 0.9, config.batch_size, dtype="float32")[:, None]
-    detector.draw = lambda count: (keras.ops.convert_to_tensor(z), keras.ops.convert_to_tensor(epsilon))  # CBiGAN
+    both = keras.ops.convert_to_tensor(z), keras.ops.convert_to_tensor(epsilon)
+    detector.draw = lambda count: both  # CBiGAN, f-AnoGAN
 
 
 def losses_without_chance(name, images, stored):
-    """Mean losses of the epoch after each step of `fit`, from the stored weights."""
+    """Mean losses of the epoch after each step of `fit`, from the stored weights: an epoch of each phase."""
     found = []
 
     class Record(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            found.append([])
+
         def on_train_batch_end(self, batch, logs=None):
-            found.append({key: float(value) for key, value in logs.items()})
+            found[-1].append({key: float(value) for key, value in logs.items()})
 
     detector = TINY[name].build(**TINY[name].certain)
     for i, v in enumerate(starting_weights(detector)):
@@ -50,18 +54,19 @@ def losses_without_chance(name, images, stored):
     fix_draws(detector)
     detector.loops = True  # as on an accelerator; `training` unrolls the batches of a step, as on a CPU
     stack, sizes = stack_images(images)
-    fit(detector, stack, TINY[name].sampler(sizes, detector.config), 1, callbacks=[Record()])
+    epochs = len(TINY[name].every_phase)
+    fit(detector, stack, TINY[name].sampler(sizes, detector.config), epochs, callbacks=[Record()])
     return found
 
 
 def training(name, images):
-    """One epoch with the method's own draws, then a calibrated score: what a user of this backend does."""
+    """An epoch of each phase with the method's own draws, then a calibrated score: what a user of this backend does."""
     detector = TINY[name].build()
     stack, sizes = stack_images(images)
     sampler = TINY[name].sampler(sizes, detector.config)
     seeds = [detector.noise.state] if hasattr(detector, "noise") else []
     before = [keras.ops.convert_to_numpy(seed) for seed in seeds]
-    fit(detector, stack, sampler, 1)
+    fit(detector, stack, sampler, len(TINY[name].every_phase))
     detector.calibrate(images[:1])
     row = {key: values[0] for key, values in sampler.draws(0).items()}
     pixels = np.array(sampler.batch(keras.ops.convert_to_tensor(stack), row), "float64")

@@ -44,32 +44,54 @@ def equal(one, other):
 def test_each_optimiser_changes_exactly_its_networks(tiny):
     """With the other rates at zero only its networks move, every kernel of them; averages follow their networks."""
     assert set(tiny.build().optimizers) == set(tiny.updates)
+    logged = {}
     for chosen, trained in tiny.updates.items():
-        detector = tiny.build(**tiny.certain)
+        phase = tiny.phases.get(chosen)
+        detector = tiny.build(phase, **tiny.certain)
         for name, optimizer in detector.optimizers.items():
             if name != chosen:
                 optimizer.learning_rate = 0.0
         before = weights(detector, tiny.networks)
         logs = logs_of(detector.step, tiny.batch())
-        assert set(logs) == set(detector.loss_names) and all(np.isfinite(v) for v in logs.values())
+        assert logged.setdefault(phase, set(logs)) == set(logs) and all(np.isfinite(v) for v in logs.values())
         after = weights(detector, tiny.networks)
         for name in set(tiny.networks) - set(tiny.averages):
             moved = {path for path, value in after[name].items() if not np.array_equal(value, before[name][path])}
             expected = set(after[name]) - set(tiny.unmoved) if name in trained else set()
-            assert moved == expected, f"{chosen} moves {name}"
+            either = set(tiny.rounding) if name in trained else set()
+            assert moved - either == expected - either, f"{chosen} moves {name}"
         for mean, name in tiny.averages.items():
             rows = zip(after[mean].values(), before[mean].values(), after[name].values(), strict=True)
             for found, old, new in rows:
                 np.testing.assert_allclose(found, tiny.decay * old + (1 - tiny.decay) * new, rtol=1e-5, atol=1e-8)
+    assert tuple(logged) == tiny.every_phase
+    assert sorted(name for names in logged.values() for name in names) == sorted(detector.loss_names)  # each in one
+
+
+def test_a_phase_changes_nothing_but_what_it_trains(tiny):
+    """Not even moving statistics; a method without phases trains all its networks."""
+    for phase in tiny.every_phase:
+        detector = tiny.build(phase)
+        trained = {n for o, names in tiny.updates.items() if tiny.phases.get(o) == phase for n in names}
+        before = {name: numbers(getattr(detector, name).weights) for name in tiny.networks}
+        slots = {name: numbers(optimizer.variables) for name, optimizer in detector.optimizers.items()}
+        detector.step(tiny.batch())
+        changed = {
+            name for name in tiny.networks if not all(equal(numbers(getattr(detector, name).weights), before[name]))
+        }
+        assert changed == trained | set(tiny.averages)
+        for name, optimizer in detector.optimizers.items():
+            assert all(equal(numbers(optimizer.variables), slots[name])) == (tiny.phases.get(name) != phase)
 
 
 def test_graph_step_equals_eager_step(tiny):
-    logs = []
-    for wrap in (lambda f: f, tf.function):
-        step = wrap(tiny.build(**tiny.certain).step)
-        logs.append([logs_of(step, tiny.batch(i)) for i in range(2)])
-    for eager, graph in zip(*logs, strict=True):
-        assert graph == pytest.approx(eager, rel=1e-4, abs=1e-6)
+    for phase in tiny.every_phase:
+        logs = []
+        for wrap in (lambda f: f, tf.function):
+            step = wrap(tiny.build(phase, **tiny.certain).step)
+            logs.append([logs_of(step, tiny.batch(i)) for i in range(2)])
+        for eager, graph in zip(*logs, strict=True):
+            assert graph == pytest.approx(eager, rel=1e-4, abs=1e-6)
 
 
 def test_equal_configs_repeat_to_the_bit_and_other_seeds_differ(tiny):
@@ -79,9 +101,12 @@ def test_equal_configs_repeat_to_the_bit_and_other_seeds_differ(tiny):
         assert all(equal(start[0][name].values(), start[1][name].values()))
         drawn = [pair for pair in zip(start[0][name].values(), start[2][name].values(), strict=True) if np.std(pair[0])]
         assert drawn and not any(np.array_equal(a, b) for a, b in drawn)
-    logs = [[logs_of(d.step, tiny.batch(i)) for i in range(2)] for d in (same, again, other)]
-    assert logs[0] == logs[1] and all(equal(numbers(same.state), numbers(again.state)))
-    assert logs[0][0] != logs[2][0]
+    for phase in tiny.every_phase:
+        for detector in (same, again, other):
+            detector.phase = phase
+        logs = [[logs_of(d.step, tiny.batch(i)) for i in range(2)] for d in (same, again, other)]
+        assert logs[0] == logs[1] and all(equal(numbers(same.state), numbers(again.state)))
+        assert logs[0][0] != logs[2][0]
 
 
 def test_resumed_equals_uninterrupted_to_the_bit(tiny, textures, tmp_path):
@@ -117,9 +142,9 @@ def test_the_checkpoint_holds_every_variable_once(tiny):
     expected = [v for layer in layers for v in layer.variables] + seeds
     expected += [detector.noise.state] if hasattr(detector, "noise") else []
     expected += [v for optimizer in detector.optimizers.values() for v in optimizer.variables]
-    for names, optimizer in zip(tiny.updates.values(), detector.optimizers.values(), strict=True):
+    for (key, names), optimizer in zip(tiny.updates.items(), detector.optimizers.values(), strict=True):
         kernels = sum(len(getattr(detector, name).trainable_variables) for name in names)
-        assert len(optimizer.variables) == 2 + 2 * kernels  # iterations and rate; two moments of each kernel
+        assert len(optimizer.variables) == 2 + tiny.slots.get(key, 2) * kernels  # iterations and rate; moments
     assert {id(v) for v in expected} <= set(held)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from ganspect.data.patches import PatchSampler
 from ganspect.data.rotation import RotatedSampler
 from ganspect.models.cbigan import CBiGAN, CBiGANConfig
+from ganspect.models.fanogan import FAnoGAN, FAnoGANConfig
 from ganspect.models.fcbigan import FCBiGAN, FCBiGANConfig
 from ganspect.models.ganomaly import GANomaly, GANomalyConfig
 
@@ -26,6 +27,9 @@ class Tiny:
         averages: `{network: the network whose moving average it is}`, of which one step keeps the share `decay`.
         certain: settings that take chance out of the networks.
         unmoved: paths of variables whose gradient is zero whatever the batch.
+        rounding: paths of variables whose gradient is zero but for rounding, so that they may move or not.
+        phases: `{optimiser: the phase in which it trains}` of a method with several, in their order; an epoch each.
+        slots: `{optimiser: variables it keeps of each kernel}` where it is no Adam, which keeps two.
     """
 
     method: type
@@ -37,16 +41,25 @@ class Tiny:
     decay: float = 0.0
     certain: dict = field(default_factory=dict)
     unmoved: tuple = ()
+    rounding: tuple = ()
+    phases: dict = field(default_factory=dict)
+    slots: dict = field(default_factory=dict)
 
     @property
     def networks(self):
         """Names of all networks, those that average others included."""
         return (*(name for names in self.updates.values() for name in names), *self.averages)
 
-    def build(self, **settings):
-        """A compiled detector."""
+    @property
+    def every_phase(self):
+        """The phases in their order; None alone where all steps are alike."""
+        return tuple(dict.fromkeys(self.phases.values())) or (None,)
+
+    def build(self, phase=None, **settings):
+        """A compiled detector, in that phase or in its first."""
         detector = self.method(replace(self.config, **settings))
         detector.compile()
+        detector.phase = phase or detector.phase
         return detector
 
     def batch(self, seed=0):
@@ -68,6 +81,11 @@ def cbigan_sampler(sizes, config):
     return RotatedSampler(
         sizes, config.patch_size, count, config.images_per_step, config.seed, rotation=config.rotation, fill="crop"
     )
+
+
+def fanogan_sampler(sizes, config):
+    count = config.generator_steps_per_epoch * config.images_per_step
+    return PatchSampler(sizes, config.patch_size, count, config.images_per_step, config.seed)
 
 
 def ganomaly_sampler(sizes, config):
@@ -98,6 +116,21 @@ TINY = {
         averages={"ema_generator": "generator", "ema_encoder": "encoder"},
         decay=0.5**0.2,  # two of the ten batches to which the decay belongs
         unmoved=("output/bias",),  # a constant cancels between the two means of a critic's loss
+    ),
+    "fanogan": Tiny(
+        FAnoGAN,
+        FAnoGANConfig(
+            patch_size=32, width=2, latent_size=5, batch_size=4, critic_steps=2, generator_steps_per_epoch=2,
+            gan_epochs=1, encoder_epochs=2, seed=3,
+        ),
+        images=8,
+        sampler=fanogan_sampler,
+        updates={"generator": ("generator",), "discriminator": ("discriminator",), "encoder": ("encoder",)},
+        unmoved=("output/bias",),  # a constant cancels between the two means of a critic's loss
+        # normalised away, and in D's last block a constant again
+        rounding=tuple(f"{b}_{part}/bias" for b in ("g1", "g2", "g3", "d3") for part in ("shortcut", "conv2")),
+        phases={"generator": "gan", "discriminator": "gan", "encoder": "encoder"},
+        slots={"encoder": 1},
     ),
     "ganomaly": Tiny(
         GANomaly,
