@@ -156,6 +156,26 @@ def split_held_out(arrays: CategoryArrays) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[: len(order) - count]), np.sort(order[len(order) - count :])
 
 
+def draw_test(arrays: CategoryArrays, normals: int, anomalies: int, seed: int = 0) -> CategoryArrays:
+    """The category with so many normal and anomalous test images, drawn without replacement, in order of their names.
+
+    Where a kind has fewer images all of them stay. What was left out is said in `notes`.
+    """
+    rng = np.random.default_rng(seed)
+    kept = []
+    for label, count in ((0, normals), (1, anomalies)):
+        kind = np.flatnonzero(arrays.labels == label)
+        kept.append(np.sort(rng.permutation(kind)[:count]))
+    chosen = np.sort(np.concatenate(kept))
+    if len(chosen) == len(arrays.test):
+        return arrays
+    total = [int((arrays.labels == label).sum()) for label in (0, 1)]
+    note = f"one draw of {len(kept[0])} + {len(kept[1])} of the {total[0]} + {total[1]} test images"
+    parts = {name: [getattr(arrays, name)[i] for i in chosen] for name in ("test", "test_names", "defects", "masks")}
+    rois = None if arrays.rois is None else [arrays.rois[i] for i in chosen]
+    return replace(arrays, **parts, labels=arrays.labels[chosen], rois=rois, notes=(*arrays.notes, note))
+
+
 def save_pack(arrays: CategoryArrays, path) -> Path:
     """Write one compressed `.npz` (images flat with their shapes, masks as bits, no pickle): complete or not at all."""
     path = Path(path)

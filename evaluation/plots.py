@@ -242,6 +242,26 @@ def score_histograms(
     return figure
 
 
+def score_scatter(kinds: dict[str, Sequence], title: str, threshold: float | None = None) -> Figure:
+    """The score of each image over its number, one colour and marker for each kind of image.
+
+    Args:
+        kinds: up to three `{name: scores}`; the colours are those of the AnoGAN and GANomaly study's plots, red for
+            training images, pink for normal and sky blue for anomalous test images, in this order.
+        title: one line.
+        threshold: drawn where given.
+    """
+    figure = Figure(figsize=(WIDTH, 4.5), layout="constrained")
+    axis = figure.subplots()
+    styles = zip(("red", "hotpink", "skyblue"), "^os", (3, 2, 1), strict=True)
+    for (name, scores), (colour, marker, order) in zip(kinds.items(), styles, strict=False):
+        axis.scatter(range(len(scores)), scores, c=colour, marker=marker, s=18, label=name, zorder=order)
+    if threshold is not None:
+        axis.axhline(threshold, color=BLACK, linestyle=":", linewidth=1.5, label=f"threshold {threshold:.4g}")
+    _finish(axis, title, "image", "score")
+    return figure
+
+
 def _thin(scores) -> np.ndarray:
     scores = np.asarray(scores, np.float64).ravel()
     scores = scores[np.isfinite(scores)]

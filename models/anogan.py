@@ -13,9 +13,9 @@ the residual |x - G(z)|, averaged over channels.
 
 Two searches (decision 3b of this project's notes). "latent", the paper's: z itself is optimised for every image, from
 the start; a whole batch at once. Every image and every batch has the same starts, so that a score depends on nothing
-but the image [ours]. "dense", the study's notebook: z = W u + b with a fixed u ~ U(0, 1); W and b are optimised, for
-one image after the other, and are not reset between images: a score depends on all images scored before, from the last
-`calibrate` on.
+but the image [ours]. "dense", the study's notebook: z = W u + b with u ~ U(0, 1) drawn once for an image; W and b are
+optimised, for one image after the other, and are not reset between images: a score depends on all images scored
+before, from the last `calibrate` on.
 
 Batch normalisation and dropout are in inference mode in the search (3h).
 """
@@ -32,10 +32,9 @@ from ganspect.models.detector import Detector
 
 SIZES = (32, 64, 128, 256)
 SLOPE = 0.2  # [study] of D's leaky ReLU
-DROPOUT = 0.3  # [study] after each of D's blocks
 SEARCHES = ("latent", "dense")
-# [study] filters in units of the width: G's dense layer and its transposed convolutions, D's convolutions; the kernel of
-# D's; which of D's blocks gives f, counted from 1, from the last if negative. Casting: D halves the image down to 2x2.
+# [study] Filters in units of the width: G's dense layer and its transposed convolutions, D's convolutions; the kernel
+# of D's; which of D's blocks gives f, counted from 1, from the last if negative. Casting: D halves the image to 2x2.
 LAYOUTS = {
     "casting": dict(head=16, generator=(8, 2, 2, 1), discriminator=(0.5, 1, 2, 4, 8, 16), kernel=4, feature=-2),
     "cloud": dict(head=8, generator=(8, 4, 2, 1), discriminator=(0.5, 1), kernel=5, feature=1),
@@ -51,10 +50,12 @@ class AnoGANConfig:
     layout: str = "casting"  # [study] or "cloud": another pair of networks
     width: int = 64  # [study] 128 for cloud
     latent_size: int = 100  # [study]
+    dropout: float = 0.3  # [study] after each of D's blocks
     rate: float = 1e-4  # [study] of both Adam optimisers
     beta_1: float = 0.9  # [study]
     beta_2: float = 0.999  # [study]
     batch_size: int = 32  # [study] 50 for cloud
+    steps_per_epoch: int = 0  # [study] 0: an epoch is one pass over the training images
     epochs: int = 100  # [study] 50 for cloud
     search: str = "latent"  # [decision 3b] or "dense", the study's notebook
     feature_weight: float = 0.1  # [study, paper 2.3] lambda
@@ -77,8 +78,10 @@ class AnoGANConfig:
         for name in ("channels", "latent_size", "batch_size", "epochs", "search_steps", "restarts", "search_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.search_patience < 0 or not 0 <= self.feature_weight <= 1:
-            raise ValueError("search_patience must not be negative and feature_weight must lie in [0, 1]")
+        if min(self.search_patience, self.steps_per_epoch) < 0 or not 0 <= self.feature_weight <= 1:
+            raise ValueError(
+                "steps_per_epoch and search_patience must not be negative, feature_weight must lie in [0, 1]"
+            )
         if self.search == "dense" and (self.restarts > 1 or self.search_patience):
             raise ValueError('search "dense" has neither restarts nor patience: it continues from image to image')
 
@@ -88,8 +91,9 @@ class AnoGANConfig:
         return self.image_size
 
     def images_per_epoch(self, available):
-        """Images in an epoch of a training set of `available` images; a last incomplete batch is dropped."""
-        return available // self.batch_size * self.batch_size
+        """Images in an epoch of a training set of `available` images; a last incomplete batch is dropped, a set
+        smaller than a batch is repeated."""
+        return max(1, self.steps_per_epoch or available // self.batch_size) * self.batch_size
 
 
 PRESETS = {
@@ -129,10 +133,8 @@ def build_discriminator(config):
     image = keras.Input((config.image_size, config.image_size, config.channels), name="images")
     x, blocks = image, []
     for i, multiple in enumerate(multiples, 1):
-        x = layers.Conv2D(
-            int(multiple * config.width), plan["kernel"], strides=2, padding="same", name=f"conv{i}"
-        )(x)
-        x = layers.Dropout(DROPOUT, name=f"drop{i}")(layers.LeakyReLU(SLOPE, name=f"act{i}")(x))
+        x = layers.Conv2D(int(multiple * config.width), plan["kernel"], strides=2, padding="same", name=f"conv{i}")(x)
+        x = layers.Dropout(config.dropout, name=f"drop{i}")(layers.LeakyReLU(SLOPE, name=f"act{i}")(x))
         blocks.append(x)
     feature = blocks[plan["feature"] - 1 if plan["feature"] > 0 else plan["feature"]]
     logits = layers.Dense(1, name="output")(layers.Flatten(name="flatten")(x))
@@ -158,7 +160,8 @@ class AnoGAN(Detector):
         self.generator = build_generator(self.config)  # G
         self.discriminator = build_discriminator(self.config)  # D
         self.noise = keras.random.SeedGenerator(self.config.seed)
-        self.at_once = self.config.search_batch if self.config.search == "latent" else 1
+        self.continues = self.config.search == "dense"
+        self.at_once = 1 if self.continues else self.config.search_batch
         self.built = True
         self._compiled = {}
         self._dense_state = None  # where the search "dense" has come to
@@ -302,11 +305,12 @@ class AnoGAN(Detector):
         residual = ops.mean(ops.abs(images - found["reconstruction"]), axis=-1)
         return found | {"residual": residual, "steps": ops.zeros_like(found["loss"]) + ops.cast(steps, "float32")}
 
-    def dense_search(self, image, step, theta, mean, square):
+    def dense_search(self, image, noise, step, theta, mean, square):
         """The notebook's search for one image: `search_steps` updates of W and b by Adam, from where they stand.
 
         Args:
             image: float `[1, S, S, C]` in [-1, 1].
+            noise: u, with a one for the bias, `[1, L + 1]`.
             step: updates so far, over all images: int32 scalar.
             theta, mean, square: W with b below it, `[L + 1, L]`, and Adam's moments.
 
@@ -314,7 +318,6 @@ class AnoGAN(Detector):
             `(judged at the last step, before its update, (step, theta, mean, square))`.
         """
         _, features = self.discriminator(image, training=False)
-        noise = ops.convert_to_tensor(self.dense_noise())  # [1, L + 1]
 
         def update(step, theta, mean, square):
             z = ops.matmul(noise, theta)
@@ -328,9 +331,9 @@ class AnoGAN(Detector):
         found = self.judged(ops.matmul(noise, state[1]), image, features, state[0] - step)
         return found, update(*state)
 
-    def dense_noise(self):
-        """The notebook's fixed input u ~ U(0, 1), with a one for the bias: float32 `[1, L + 1]`."""
-        u = np.random.default_rng(self.config.seed).random((1, self.config.latent_size), dtype="float32")
+    def dense_noise(self, number):
+        """The notebook's input for the image of this number, u ~ U(0, 1), and a one for the bias: `[1, L + 1]`."""
+        u = np.random.default_rng([self.config.seed, number]).random((1, self.config.latent_size), dtype="float32")
         return np.concatenate([u, np.ones((1, 1), "float32")], axis=1)
 
     def calibrate(self, images, stride=None):
@@ -366,7 +369,7 @@ class AnoGAN(Detector):
         found = []
         for first in range(0, len(images), self.at_once):
             batch = np.stack(images[first : first + self.at_once])
-            parts = self._searched(batch) if self.config.search == "latent" else self._dense_searched(batch)
+            parts = self._dense_searched(batch) if self.continues else self._searched(batch)
             found += [{name: values[i] for name, values in parts.items()} for i in range(len(batch))]
         return found
 
@@ -381,7 +384,7 @@ class AnoGAN(Detector):
         for start in range(self.config.restarts):
             state = [np.asarray(part) for part in self.begin_search(self.starts(len(images))[start])]
             while bool(self.searching(state)):
-                state = step(state, x, features)
+                state = step(tuple(state), x, features)
             found = judge(state[1], x, features, state[0])
             best = found if best is None else {k: np.asarray(v) for k, v in better(found, best).items()}
         return best
@@ -390,8 +393,9 @@ class AnoGAN(Detector):
         """`dense_search` of one uint8 image `[1, S, S, C]`; moves the state that the next image starts from."""
         if self._dense_state is None:
             self.calibrate([])
-        run = self._once("dense", lambda x, *state: self.dense_search(self.prepare(x), *state))
-        found, self._dense_state = run(image, *self._dense_state)
+        run = self._once("dense", lambda x, *rest: self.dense_search(self.prepare(x), *rest))
+        noise = self.dense_noise(int(self._dense_state[0]) // self.config.search_steps)
+        found, self._dense_state = run(image, noise, *self._dense_state)
         return found
 
     def _once(self, name, fn):

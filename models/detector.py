@@ -24,6 +24,7 @@ class Detector(keras.Model):
             where a loop compiles once what would otherwise compile once for each batch. On a CPU XLA runs convolutions
             in a loop 60 times slower.
         at_once: images that `evidences` best takes at once.
+        continues: whether a score depends on the images scored before it, from `calibrate` on.
         optimizers: `{name: keras optimiser}`, set by `finish_compile`.
         phase: which part of its schedule `step` trains, read when a step is compiled; None: all steps are alike.
     """
@@ -31,6 +32,7 @@ class Detector(keras.Model):
     loss_names: tuple[str, ...] = ()
     loops: bool | None = None
     at_once: int = 1
+    continues: bool = False
     score_names: tuple[str, ...] = ()
     map_names: tuple[str, ...] | None = None
     panel_maps: tuple[str | None, str | None] = (None, None)
@@ -192,13 +194,17 @@ class Detector(keras.Model):
             fn: `(*arrays) -> nested arrays`, which reads weights but writes none.
 
         Returns:
-            A function of NumPy arrays that returns NumPy arrays in the same nesting. One graph for each input shape.
+            A function of NumPy arrays, nested or not, that returns such in the same nesting. One graph for each shape.
         """
         if _backend() == "tensorflow":
             import tensorflow as tf
 
             graph = tf.function(fn, jit_compile=False)
-            return lambda *arrays: tf.nest.map_structure(np.asarray, graph(*map(tf.convert_to_tensor, arrays)))
+
+            def run(*arrays):
+                return tf.nest.map_structure(np.asarray, graph(*tf.nest.map_structure(tf.convert_to_tensor, arrays)))
+
+            return run
         import jax
 
         variables = self.variables

@@ -10,8 +10,8 @@ are frozen; z ~ N(0, I), f(x) are the activations that D's last, linear layer re
     A = the same sum for one image                     -> `FAnoGAN.patch_evidence`, `FAnoGAN.score_from`
 
 Input: images in [-1, 1]. Trained on patches, or on images of the patch's size; larger images are tested on overlapping
-patches. Scores: "residual", the maximum of the map, in which overlapping (x - G(E(x)))^2 are averaged; "anomaly", the
-highest A of a patch.
+patches. Scores: "anomaly", the highest A of a patch; "residual", the maximum of the map, in which overlapping
+(x - G(E(x)))^2 are averaged.
 
 Sources of what the paper leaves open: the authors' code at its head (tSchlegl/f-AnoGAN, after
 igul222/improved_wgan_training), tagged [code], and decision 1p of this project's notes.
@@ -37,6 +37,7 @@ from ganspect.models import losses
 from ganspect.models.detector import Detector
 
 PHASES = ("gan", "encoder")
+SCORES = ("anomaly", "residual")
 STAGES = (2, 4, 8, 8)  # [code] filters of the blocks of D and E in units of the width; G mirrors them
 COARSEST = 4  # [code] side of the smallest features, pixels
 CHUNK = 64  # patches of one image that are scored at once
@@ -62,6 +63,7 @@ class FAnoGANConfig:
     generator_steps_per_epoch: int = 1000  # [ours: reporting and checkpoint unit] steps in an epoch of either phase
     gan_epochs: int = 22  # [ours: the code's 7 passes over an unknown number of images, here over a million of patches]
     encoder_epochs: int = 10  # [code] 50 000 updates of E
+    score: str = "anomaly"  # [paper] the score that comes first; "residual": the map's, for tables of pixels
     map_stride: int = 16  # [decision 1p] between neighbouring patches of a tested image, pixels
     seed: int = 0
 
@@ -77,6 +79,8 @@ class FAnoGANConfig:
         for name in ("penalty_weight", "kappa", "gan_epochs", "encoder_epochs"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        if self.score not in SCORES:
+            raise ValueError(f"score must be one of {', '.join(SCORES)}, not {self.score!r}")
         if not self.epochs:
             raise ValueError("gan_epochs and encoder_epochs must not both be 0")
         check_stride(self.map_stride, self.patch_size)
@@ -197,7 +201,6 @@ class FAnoGAN(Detector):
 
     phase = "gan"
     loss_names = ("d_loss", "penalty", "d_real", "d_fake", "g_loss", "e_loss", "reconstruction_mse", "feature_mse")
-    score_names = ("residual", "anomaly")
     map_names = ("residual",)
     panel_maps = ("residual", None)
 
@@ -205,6 +208,7 @@ class FAnoGAN(Detector):
         """Builds the networks; sets the global random seed to `config.seed`, so equal configs give equal weights."""
         super().__init__(name="fanogan")
         self.config = config or FAnoGANConfig()
+        self.score_names = tuple(sorted(SCORES, key=lambda name: name != self.config.score))
         keras.utils.set_random_seed(self.config.seed)
         self.generator = build_generator(self.config)  # G
         self.discriminator = build_discriminator(self.config)  # D
@@ -366,5 +370,5 @@ class FAnoGAN(Detector):
 
     def score_from(self, evidence, name=None):
         """The maximum of the map, or for "anomaly" that of A over the patches."""
-        chosen = "patch_scores" if name == "anomaly" else "residual"
+        chosen = "patch_scores" if (name or self.config.score) == "anomaly" else "residual"
         return float(evidence[chosen].max())

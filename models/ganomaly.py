@@ -182,7 +182,7 @@ class GANomaly(Detector):
     """
 
     loss_names = ("d_loss", "g_loss", "adversarial", "contextual", "encoding", "d_real", "d_fake")
-    score_names = ("encoder_distance", "residual")
+    score_names = ("encoder_distance", "first_encoder_distance", "residual")
     map_names = ("residual",)
 
     def __init__(self, config=None):
@@ -264,16 +264,19 @@ class GANomaly(Detector):
             images: float `[B, S, S, C]` in [-1, 1].
 
         Returns:
-            `{"reconstruction": [B, S, S, C], "residual": [B, S, S] (mean over channels), "latent_difference": [B, L]}`;
-            the last is G_E(x) - E(G(x)), or G_E(x) - G_E(G(x)) with `ge_twice`.
+            `{"reconstruction": [B, S, S, C], "residual": [B, S, S] (mean over channels), "latent_difference": [B, L],
+            "first_encoder_difference": [B, L]}`: G_E(x) - E(G(x)) (G_E in the place of E with `ge_twice`), and
+            G_E(x) - G_E(G(x)).
         """
         codes = self.encoder(images, training=False)
         rebuilt = self.decoder(codes, training=False)
-        again = self.encoder if self.config.ge_twice else self.second_encoder
+        first = codes - self.encoder(rebuilt, training=False)
+        second = first if self.config.ge_twice else codes - self.second_encoder(rebuilt, training=False)
         return {
             "reconstruction": rebuilt,
             "residual": ops.mean(ops.abs(images - rebuilt), axis=-1),
-            "latent_difference": codes - again(rebuilt, training=False),
+            "latent_difference": second,
+            "first_encoder_difference": first,
         }
 
     def evidence(self, image, stride=None):
@@ -284,7 +287,7 @@ class GANomaly(Detector):
             stride: not used: an image is seen whole.
 
         Returns:
-            NumPy arrays `{"reconstruction": [S, S, C] in [-1, 1], "residual": [S, S], "latent_difference": [L]}`.
+            NumPy arrays, those of `image_scores` without the batch axis.
 
         Raises:
             ValueError: the image has another shape.
@@ -301,7 +304,11 @@ class GANomaly(Detector):
         return evidence["residual"]
 
     def score_from(self, evidence, name=None):
-        """A, in the norm of `score_norm`; the score "residual" (beyond the paper) is the mean of the map."""
+        """A, in the norm of `score_norm`; with "first_encoder_distance" by G_E twice, as the study's notebook scores.
+
+        The score "residual" (beyond the paper) is the mean of the map.
+        """
         if (name or self.score_names[0]) == "residual":
             return float(evidence["residual"].mean())
-        return float(NORMS[self.config.score_norm](evidence["latent_difference"]))
+        part = "first_encoder_difference" if name == "first_encoder_distance" else "latent_difference"
+        return float(NORMS[self.config.score_norm](evidence[part]))

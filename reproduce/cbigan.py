@@ -13,8 +13,11 @@ import sys
 
 from ganspect.data.rotation import RotatedSampler
 from ganspect.models.cbigan import PRESETS, CBiGAN, CBiGANConfig
+from ganspect.models.fanogan import FAnoGAN, FAnoGANConfig
+from ganspect.models.ganomaly import GANomaly, GANomalyConfig
 from ganspect.reproduce.cells import SYNTHETIC as DATASET
 from ganspect.reproduce.cells import Method, Profile, Subject
+from ganspect.reproduce.fcbigan import QUICK_FANOGAN, fanogan_sampler, fanogan_share
 
 NAME = "cbigan"
 TITLE = "CBiGAN: Combining GANs and AutoEncoders for Efficient Anomaly Detection (ICPR 2020)"
@@ -50,6 +53,39 @@ def method(label, beside="", tables=(), **settings):
     )
 
 
+def whole_image(config, sizes, held_out=False):
+    """GANomaly's batches: whole images in a new order every epoch; with `held_out` one batch in order."""
+    if held_out:
+        return RotatedSampler(sizes, config.image_size, len(sizes), len(sizes), augment=False)
+    count = config.images_per_epoch(len(sizes))
+    return RotatedSampler(sizes, config.image_size, count, config.batch_size, config.seed)
+
+
+def ganomaly_method():
+    """GANomaly as its authors coded it; a table of the poster quotes it without its schedule."""
+    return Method(
+        "GANomaly",
+        GANomaly,
+        GANomalyConfig,
+        whole_image,
+        model_fields=("width", "latent_size", "image_size", "extra_layers", "head_size", "bias", "slope"),
+        loss_fields=("matching", "adversarial_weight", "contextual_weight", "encoder_weight", "discriminator_first"),
+        score_fields=("score_norm", "ge_twice"),
+        settings=lambda subject: {"epochs": GANOMALY_EPOCHS},
+        tables=("balanced-accuracy", "auroc"),
+        unasked=True,
+        scores={
+            "encoder_distance": "",
+            "first_encoder_distance": ", G_E twice",
+            "residual": ", residual alone",
+        },
+        curves=lambda subject: (("encoder_distance", "image_auroc"), ("residual", "image_auroc")),
+        schedule_share=lambda config: min(1.0, config["epochs"] / GANOMALY_EPOCHS),
+        checkpoint_megabytes=lambda config: 9.6e6 * 12 / 1e6 * (config.width / 64) ** 2,
+    )
+
+
+GANOMALY_EPOCHS = 200  # [GRD-Net, Table 5], where its authors trained GANomaly; the code's own 15 are for larger sets
 METHODS = {
     "cbigan": method("CBiGAN"),
     "bigan": method("CBiGAN at alpha 0 (BiGAN)", beside="EGBAD", alpha=0.0),
@@ -63,6 +99,22 @@ METHODS = {
         )
         for name in ("2020", "wide")
     },
+    "ganomaly": ganomaly_method(),
+    "f-anogan": Method(
+        "f-AnoGAN",
+        FAnoGAN,
+        FAnoGANConfig,
+        fanogan_sampler,
+        model_fields=("width", "patch_size", "latent_size"),
+        loss_fields=("penalty_weight", "kappa"),
+        score_fields=("map_stride", "score"),
+        settings=lambda subject: {"image_size": 512 if subject.settings else 64, "map_stride": 64},
+        tables=("f-anogan",),
+        scores={"anomaly": "", "residual": ", residual alone"},
+        curves=lambda subject: (("anomaly", "image_auroc"),),
+        schedule_share=fanogan_share,
+        checkpoint_megabytes=lambda config: 35e6 * 12 / 1e6 * (config.width / 64) ** 2,
+    ),
 }
 
 TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
@@ -70,7 +122,7 @@ OBJECTS = (
     *("bottle", "cable", "capsule", "hazelnut", "metal_nut"),
     *("pill", "screw", "toothbrush", "transistor", "zipper"),
 )
-TABLE_NAMES = ("balanced-accuracy", "auroc", "alpha", "presets")
+TABLE_NAMES = ("balanced-accuracy", "auroc", "alpha", "presets", "f-anogan")
 TEXTURE = dict(image_size=512, patch_size=64, rotation=math.pi)  # decision 0g
 SUBJECTS = (
     *(Subject("mvtec_ad", name, TABLE_NAMES, 3, (512, 512), TEXTURE) for name in TEXTURES),
@@ -91,11 +143,12 @@ TABLES = {
     "balanced-accuracy": {"title": "Balanced accuracy on MVTec AD", "metrics": BALANCED},
     "auroc": {"title": "AUROC on MVTec AD", "metrics": ("image_auroc",)},
     "alpha": {"title": "Alpha study (the poster mentions it without figures)", "metrics": ("image_auroc", *BALANCED)},
+    "f-anogan": {"title": "f-AnoGAN (not in the poster)", "metrics": ("image_auroc", *BALANCED)},
     "presets": {"title": "Other presets (not in the poster)", "metrics": ("image_auroc", *BALANCED)},
 }
 BEYOND = ("image_ap", "pixel_auroc", "pixel_aupr", "seconds_per_image")
 SCORES = {"lambda_0.1": "", "lambda_0.0": ", L_R alone", "lambda_1.0": ", L_fD alone"}
-NOT_RUN = {"GANomaly": "no script trains it yet"}
+NOT_RUN = {}
 QUOTED = ("AnoGAN", "VAE-grad", "AE-L2", "AVID", "LSA", "EGBAD", "GeoTrans")
 PUBLISHED = ("training", "generated", "histogram_lambda_0.1")
 
@@ -120,11 +173,15 @@ QUICK = dict(
     alpha=1e-3, critic_steps=1, rate=5e-4, ema_decay=0.98, batch_size=16, cycles_per_epoch=250, epochs=12
 )  # fmt: skip
 
+SMALL_GANOMALY = dict(image_size=32, width=8, batch_size=8, steps_per_epoch=20, epochs=4)
 PROFILES = {
-    "smoke": {name: Profile(smoke, curve=2, minutes=0.5) for name in ("cbigan", "bigan", "autoencoder")},
-    "quick": {name: Profile(quick, curve=6, minutes=12) for name in METHODS if name != "alpha-0.001"},
+    "smoke": {name: Profile(smoke, curve=2, minutes=0.5) for name in ("cbigan", "bigan", "autoencoder")}
+    | {"ganomaly": Profile(SMALL_GANOMALY, curve=2, minutes=0.3)},
+    "quick": {name: Profile(quick, curve=6, minutes=12) for name in METHODS if name != "alpha-0.001"}
+    | {"ganomaly": Profile(curve=5, minutes=15), "f-anogan": Profile(QUICK_FANOGAN, minutes=12)},
     "paper": {name: Profile(curve=10, minutes=60 * 60) for name in METHODS if name != "alpha-1e-05"}
-    | {"cbigan-2020": Profile(dict(epochs=PRESETS["2020"]["epochs"]), curve=10, minutes=60 * 10)},
+    | {"cbigan-2020": Profile(dict(epochs=PRESETS["2020"]["epochs"]), curve=10, minutes=60 * 10)}
+    | {"ganomaly": Profile(curve=10, minutes=15), "f-anogan": Profile(minutes=60 * 200)},
 }
 
 

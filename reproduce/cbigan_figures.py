@@ -18,7 +18,7 @@ def draw(cells, runs, folder):
     groups = {}
     for cell in cells:
         run = Run(cell.folder(runs))
-        if run.status["state"] == "finished" and cell.protocol == "both":
+        if run.status["state"] == "finished" and cell.protocol == "both" and "alpha" in run.config:  # CBiGAN's alone
             groups.setdefault(cell.subject.category, []).append((cell, run))
     for category, members in groups.items():
         alike = [(cell, run) for cell, run in members if _budget(run) == _budget(members[0][1])]

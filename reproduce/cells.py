@@ -21,9 +21,15 @@ class Method:
         model_fields: config fields that change the network.
         loss_fields: config fields that change the losses.
         score_fields: config fields that change the scores; a departure in any other field changes the schedule.
-        settings: what makes this method of the config's class; no departures.
+        settings: what makes this method of the config's class, `{field: value}` or `Subject -> {field: value}` (which
+            then takes the place of the subject's own settings); no departures.
         beside: a method that the paper prints and that ours stands beside, though its networks are others.
-        tables: the tables it belongs to, for a method that runs only when it or such a table is asked for.
+        tables: the tables it belongs to; all of the category's where empty.
+        unasked: whether it runs where neither it nor one of its `tables` is asked for; those of all tables always do.
+        subjects: the `(dataset, category)` it runs on; all of the paper's where empty.
+        scores: as the paper's SCORES, where the method's scores have other names.
+        curves: as the paper's `curves`, likewise.
+        schedule_share, checkpoint_megabytes: as the paper's, where the method's config is of another class.
     """
 
     label: str
@@ -33,9 +39,27 @@ class Method:
     model_fields: tuple[str, ...]
     loss_fields: tuple[str, ...]
     score_fields: tuple[str, ...]
-    settings: dict = field(default_factory=dict)
+    settings: dict | Callable = field(default_factory=dict)
     beside: str = ""
     tables: tuple[str, ...] = ()
+    unasked: bool = False
+    subjects: tuple[tuple[str, str], ...] = ()
+    scores: dict = field(default_factory=dict)
+    curves: Callable | None = None
+    schedule_share: Callable | None = None
+    checkpoint_megabytes: Callable | None = None
+
+    def settings_for(self, subject):
+        """Config fields that the paper sets for this method and category."""
+        return self.settings(subject) if callable(self.settings) else {**subject.settings, **self.settings}
+
+    def runs_on(self, subject):
+        """Whether it belongs to a category."""
+        return not self.subjects or (subject.dataset, subject.category) in self.subjects
+
+    def of(self, paper, name):
+        """The method's own `scores`, `curves`, `schedule_share` or `checkpoint_megabytes`, else the paper's."""
+        return getattr(self, name) or getattr(paper, "SCORES" if name == "scores" else name)
 
 
 @dataclass(frozen=True)
@@ -68,6 +92,9 @@ class Profile:
         curve_stride: stride of the maps of those intermediate scorings.
         minutes: about how long one cell takes on two cores, printed by `--plan`.
         seeds: random seeds.
+        drawn: how many normal and how many anomalous test images are scored, one random draw; all where empty.
+        normals: how many held-out normals are scored, evenly spread; 0: all.
+        train: how many of the images trained on are scored too, for pictures, evenly spread.
     """
 
     settings: dict | Callable = field(default_factory=dict)
@@ -75,6 +102,9 @@ class Profile:
     curve_stride: int = 8
     minutes: float = 0.0
     seeds: tuple[int, ...] = (0,)
+    drawn: tuple[int, ...] = ()
+    normals: int = 0
+    train: int = 0
 
 
 @dataclass(frozen=True)
@@ -137,7 +167,7 @@ def expand(paper, profile, found, methods=None, categories=None, tables=None, se
         profile: "smoke", "quick" or "paper".
         found: `{(dataset, category): path}` of the data at hand.
         methods, categories, tables, seeds: keep only these, where given.
-        overrides: `field=value` texts.
+        overrides: `field=value` texts, for the methods that have the field.
 
     Returns:
         List of `Cell`.
@@ -149,22 +179,29 @@ def expand(paper, profile, found, methods=None, categories=None, tables=None, se
     _known("category", categories, [s.category for s in (*paper.SUBJECTS, *paper.SYNTHETIC)])
     _known("method", methods, list(paper.METHODS))
     _known("table", tables, list(paper.TABLES))
-    cells = []
+    cells, unused = [], set(overrides)
     for subject in subjects:
         if (categories and subject.category not in categories) or not set(tables or subject.tables) & {*subject.tables}:
             continue
         for name, method in paper.METHODS.items():
-            asked = name in methods if methods else not method.tables or bool({*method.tables} & {*(tables or ())})
-            if not asked or name not in paper.PROFILES[profile]:
+            wanted = bool({*method.tables} & {*tables}) if tables else method.unasked
+            asked = name in methods if methods else not method.tables or wanted
+            if not asked or name not in paper.PROFILES[profile] or not method.runs_on(subject):
                 continue
             plan = paper.PROFILES[profile][name]
-            chosen = parse_settings(overrides, method.config)
+            known = {f.name for f in dataclasses.fields(method.config)}
+            pairs = [pair for pair in overrides if pair.partition("=")[0] in known]
+            unused -= set(pairs)
+            chosen = parse_settings(pairs, method.config)
             reduced = plan.settings(subject) if callable(plan.settings) else plan.settings
-            settings = {**subject.settings, **reduced, **method.settings, **chosen}
+            fixed = {} if callable(method.settings) else method.settings
+            settings = {**method.settings_for(subject), **reduced, **fixed, **chosen}
             for seed in seeds or plan.seeds:
                 for protocol in ("both", "paper") if profile == "paper" else ("both",):
                     own = {"channels": subject.channels, **settings, "seed": seed}
                     cells.append(Cell(paper.NAME, name, subject, seed, plan, own, protocol))
+    if unused and cells:
+        parse_settings(sorted(unused), paper.METHODS[cells[0].method].config)  # raises: no method has such a field
     return cells
 
 
@@ -176,7 +213,7 @@ def departures(method, subject, config):
         subject: `Subject`.
         config: dict of config fields.
     """
-    given = {**subject.settings, **method.settings}
+    given = method.settings_for(subject)
     model, schedule, losses, scores = [], [], [], []
     kinds = {method.model_fields: model, method.loss_fields: losses, method.score_fields: scores}
     for f in dataclasses.fields(method.config):

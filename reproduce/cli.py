@@ -98,6 +98,7 @@ def reproduce(options):
     profile = options.profile or ("quick" if options.data_root else "smoke")
     try:
         found = plan.find_data(options.data_root, options.runs_dir)
+        found = plan.add_stand_ins(papers, found, options.runs_dir)
         chosen = {p: plan.cells_of(p, profile, found, options) for p in papers}
     except (DataError, ValueError) as error:
         return _refuse(str(error))

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ganspect.evaluation import plots
+from ganspect.reproduce.scoring import ALL
 from ganspect.training.files import atomic_write
 from ganspect.training.run import Run
 
@@ -38,7 +39,8 @@ def draw_run(paper, detector, arrays, evidence, normal_evidence, threshold, run)
         )
         plots.save_figure(figure, folder / f"panel_{stem}.png")
     save_reconstructions(arrays, evidence, shown, run)
-    for name in list(paper.SCORES)[:3]:
+    method = paper.METHODS[run.config["method"]]
+    for name in [name for name in method.of(paper, "scores") if name in detector.score_names][:3]:
         cut = None
         if detector.map_names is None:
             normal, marked = pixels_by_kind(detector, arrays, evidence, name)
@@ -50,12 +52,32 @@ def draw_run(paper, detector, arrays, evidence, normal_evidence, threshold, run)
             what = "Pixel" if detector.map_names is None else "Image"
             figure = plots.score_histograms(normal, marked, f"{what} scores: {name}", f"{name} score", cut)
             plots.save_figure(figure, folder / f"histogram_{name}.png")
+    trained = [float(row["score"]) for row in run.read_table("scores_train.csv")]
+    if trained:
+        scores = np.array([detector.score_from(e) for e in evidence])
+        kinds = {"train normal": trained, "test normal": scores[arrays.labels == 0]}
+        kinds["anomalous"] = scores[arrays.labels == 1]
+        figure = plots.score_scatter(kinds, f"{run.path.parent.name}: {detector.score_names[0]} scores")
+        plots.save_figure(figure, folder / "histogram_scatter.png")
+        draw_pairs(arrays, evidence, folder / "pairs.png")
     if hasattr(detector, "generated"):
         generated = [to_pixels(image) for image in detector.generated(*arrays.test[0].shape[:2])]
         titles = [*["generated"] * len(generated), "a training image"]
         figure = plots.image_grid([*generated, arrays.train[0]], titles, columns=2 if len(generated) == 1 else 9)
         plots.save_figure(figure, folder / "generated.png")
     draw_curves(paper, run)
+
+
+def draw_pairs(arrays, evidence, path):
+    """Image, reconstruction and residual |x - x'| of two normal and three anomalous test images, as in the study."""
+    normal = [i for i, label in enumerate(arrays.labels) if not label]
+    images, titles = [], []
+    for i in [*sorted({normal[0], normal[-1]} if normal else ()), *chosen_images(arrays.labels)]:
+        rebuilt = to_pixels(evidence[i]["reconstruction"])
+        difference = np.abs(arrays.test[i].astype("int16") - rebuilt).mean(-1, keepdims=True)
+        images += [arrays.test[i], rebuilt, np.clip(np.rint(difference), 0, 255).astype("uint8")]
+        titles += [arrays.test_names[i].removeprefix("test/").rsplit(".", 1)[0], "reconstruction", "residual"]
+    plots.save_figure(plots.image_grid(images, titles, columns=3), path)
 
 
 def chosen_images(labels):
@@ -98,20 +120,22 @@ def draw_curves(paper, run: Run):
     config, found = run.config, run.metrics
     steps = [int(row["step"]) for row in rows]
     skipped = ("epoch", "step", "seconds", "d_real", "d_fake")
-    history = {name: [float(row[name]) for row in rows] for name in rows[0] if name not in skipped}
-    subject = next(s for s in (*paper.SUBJECTS, *paper.SYNTHETIC) if s.category == config["category"])
-    metrics = {}
-    for name, metric in paper.curves(subject):
+    history = {name: [float(row[name] or "nan") for row in rows] for name in rows[0] if name not in skipped}
+    place = (config["dataset"], config["category"])
+    subject = next(s for s in (*paper.SUBJECTS, *paper.SYNTHETIC) if (s.dataset, s.category) == place)
+    metrics, protocols = {}, [found["protocols"][p] for p in ("paper", "clean")] if found else []
+    method = paper.METHODS[config["method"]]
+    curves = method.of(paper, "curves")(subject)
+    for name, metric in curves:
         points = [(int(row["step"]), float(row[f"{name}:{metric}"])) for row in curve if row.get(f"{name}:{metric}")]
-        stored = [found["protocols"][p][name].get(metric) for p in ("paper", "clean")] if found else []
+        stored = [protocol.get(name + ALL, protocol[name]).get(metric) for protocol in protocols]
         points += [(steps[-1], last) for last in stored if last is not None][:1]
         metrics[f"{name} {metric}"] = tuple(map(list, zip(*points, strict=True))) if points else ([], [])
-    label = paper.METHODS[config["method"]].label
-    first = paper.curves(subject)[0][1]
+    label, first = method.label, curves[0][1]
     printed = [
         float(line["value"])
         for line in published(paper.NAME)
-        if (line["method"], line["category"], line["metric"]) == (label, subject.category, first)
+        if (line["method"], line["dataset"], line["category"], line["metric"]) == (label, *place, first)
     ]
     title = f"{label}, {subject.category}"
     figure = plots.training_curves(history, steps, metrics, printed[0] if printed else None, title)

@@ -24,8 +24,9 @@ def find_data(data_root, runs):
 def add_stand_ins(papers, found, runs):
     """The data at hand, and a synthetic category for every set that a paper may replace by one and that is not there.
 
-    A paper names them as `STAND_INS = {(dataset, category): synthetic category}`. They are written where `find_data`
-    writes the synthetic set, in the same size, so that both share them; what is there already is left alone.
+    Only for papers of which some data are at hand. A paper names them as `STAND_INS = {(dataset, category): synthetic
+    category}`. They are written where `find_data` writes the synthetic set, in the same size, so that both share them;
+    what is there already is left alone.
 
     Args:
         papers: the papers' modules.
@@ -35,6 +36,7 @@ def add_stand_ins(papers, found, runs):
     Raises:
         DataError: a stand-in was changed since it was written.
     """
+    papers = [paper for paper in papers if any((s.dataset, s.category) in found for s in paper.SUBJECTS)]
     pairs = [pair for paper in papers for pair in getattr(paper, "STAND_INS", {}).items()]
     missing = {name: None for key, name in pairs if key not in found and ("synthetic", name) not in found}
     if not missing:
@@ -82,10 +84,10 @@ def describe(chosen, profile, found):
             method = paper.METHODS[cell.method]
             config = method.config(**cell.settings)
             changes = sum(departures(method, cell.subject, vars(config)), [])
-            share = paper.schedule_share(vars(config))
+            share = method.of(paper, "schedule_share")(vars(config))
             changed = "; ".join(changes) or "as published"
             minutes += cell.profile.minutes
-            disk += paper.checkpoint_megabytes(config)
+            disk += method.of(paper, "checkpoint_megabytes")(config)
             lines.append(f"  {cell.name}: {100 * share:.3g} % of the schedule, {changed}")
     cores = len(os.sched_getaffinity(0))
     lines.append(

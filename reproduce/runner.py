@@ -99,7 +99,7 @@ def run_cell(paper, cell, path, run, console, threads, title):
 
     method = paper.METHODS[cell.method]
     config = method.config(**cell.settings)
-    size = getattr(config, "image_size", None)  # methods that see whole images, or patches of a resized one
+    size = getattr(config, "image_size", None) or None  # methods that see whole images, or patches of a resized one
     arrays = data_arrays.load_category(path, *_key(cell), channels=config.channels, size=size)
     stored = {
         **dataclasses.asdict(config),
@@ -109,6 +109,7 @@ def run_cell(paper, cell, path, run, console, threads, title):
         "protocol": cell.protocol,
         "curve": cell.profile.curve,
         "curve_stride": cell.profile.curve_stride,
+        **{name: value for name, value in _shares(cell.profile).items() if value},
         "data": arrays.fingerprint,
     }
     manifest = make_manifest(config.seed, arrays.fingerprint, threads, keras.backend.backend())
@@ -121,12 +122,27 @@ def run_cell(paper, cell, path, run, console, threads, title):
     detector.compile()
     kept, held_out = data_arrays.split_held_out(arrays)
     held_out = held_out if len(held_out) else kept
-    normals = [arrays.train[i] for i in held_out]
+    if cell.profile.drawn:
+        arrays = data_arrays.draw_test(arrays, *cell.profile.drawn)
+    normals = [arrays.train[i] for i in thinned(held_out, cell.profile.normals)]
     chosen = kept if cell.protocol == "both" else np.arange(len(arrays.train))
     measurements = Measurements(paper, method, detector, arrays, normals, cell.profile, run)
     train(method, detector, [arrays.train[i] for i in chosen], measurements, run, console, title)
+    shown = thinned(chosen, cell.profile.train) if cell.profile.train else ()
     facts = {"train_images": len(chosen), "source_shape": data_arrays.smallest_image(path, *_key(cell))}
-    score(paper, detector, arrays, measurements, facts, run, console, title)
+    score(paper, detector, arrays, measurements, shown, facts, run, console, title)
+
+
+def thinned(indices, count):
+    """At most so many of the indices, evenly spread; all of them where `count` is 0."""
+    if not count or len(indices) <= count:
+        return indices
+    return indices[np.linspace(0, len(indices) - 1, count).round().astype(int)]
+
+
+def _shares(profile):
+    """What a profile scores only a part of, as a run's config has it: nothing is 0 or empty."""
+    return {"drawn": list(profile.drawn), "normals": profile.normals, "train": profile.train}
 
 
 def train(method, detector, images, measurements, run, console, title):
@@ -171,10 +187,12 @@ class Measurements:
         epochs, points = detector.config.epochs, profile.curve
         self.epochs = {round(epochs * (i + 1) / points) for i in range(points)} - {epochs}
         stack, sizes = stack_images(normals)
-        sampler = method.sampler(detector.config, sizes, held_out=True)
-        row = {name: values[0] for name, values in sampler.draws(0).items()}
-        self.patches = np.asarray(detector.prepare(sampler.batch(stack, row)))
-        self.reconstruct = detector.compile_inference(detector.reconstruct)
+        self.reconstruct = None
+        if hasattr(detector, "reconstruct"):
+            sampler = method.sampler(detector.config, sizes, held_out=True)
+            row = {name: values[0] for name, values in sampler.draws(0).items()}
+            self.patches = np.asarray(detector.prepare(sampler.batch(stack, row)))
+            self.reconstruct = detector.compile_inference(detector.reconstruct)
 
     def start(self, first, steps):
         """Keeps the points of the finished epochs of a resumed training."""
@@ -187,8 +205,10 @@ class Measurements:
         return self.held_out()
 
     def held_out(self):
-        """Mean absolute errors of fixed held-out patches in [-1, 1] and, where the method has it, of fixed latents."""
-        found = {"held_out_mae": float(np.mean(np.abs(self.patches - self.reconstruct(self.patches))))}
+        """Mean absolute errors of fixed held-out patches in [-1, 1] and of fixed latents, where the method has them."""
+        found = {}
+        if self.reconstruct:
+            found["held_out_mae"] = float(np.mean(np.abs(self.patches - self.reconstruct(self.patches))))
         if hasattr(self.detector, "latent_error"):
             found["latent_mae"] = self.detector.latent_error()
         return found
@@ -206,12 +226,28 @@ class Measurements:
         self.run.write_table("curve.csv", self.curve)
 
 
-def score(paper, detector, arrays, measurements, facts, run, console, title):
-    """Scores the test set with the last weights and stores scores, metrics, maps and figures."""
-    with console.status(f"{title}: scoring {len(arrays.test)} images"):
-        evidence, normal_evidence, seconds = scoring.score_category(detector, arrays, measurements.normals)
-        names = detector.score_names
-        found, image_scores, cuts = scoring.measure(detector, arrays, evidence, normal_evidence, names, intervals=True)
+def score(paper, detector, arrays, measurements, shown, facts, run, console, title):
+    """Scores the test set with the last weights and stores scores, metrics, maps and figures.
+
+    `shown` are the training images to score for pictures.
+    """
+    with console.status(f"{title}: scoring {len(arrays.test)} images") as status:
+        evidence, normal_evidence, seconds = scoring.score_category(
+            detector,
+            arrays,
+            measurements.normals,
+            report=lambda done: status.update(f"{title}: scored {done} of {len(arrays.test)} images"),
+        )
+        if len(shown):
+            rows = [
+                {"image": arrays.train_names[i], "score": detector.score_from(found)}
+                for i, found in zip(shown, detector.evidences([arrays.train[i] for i in shown]), strict=True)
+            ]
+            run.write_table("scores_train.csv", rows)
+        names, draws = detector.score_names, getattr(paper, "DRAWS", None)
+        found, image_scores, cuts = scoring.measure(
+            detector, arrays, evidence, normal_evidence, names, intervals=True, draws=draws
+        )
         threshold = scoring.normal_threshold(detector, normal_evidence, names[0])
         columns = {name: image_scores[name] for name in names}
         rows = [

@@ -6,8 +6,16 @@ import numpy as np
 
 from ganspect.evaluation import metrics, statistics, thresholds
 
+ALL = ", all"  # suffix of the score over all test images, beside the one over random draws of them
+DRAWN_METRICS = {
+    "image_auroc": metrics.image_auroc,
+    "image_ap": metrics.image_ap,
+    "image_accuracy_oracle": lambda labels, scores: metrics.accuracy_oracle(labels, scores)[0],
+    "image_balanced_accuracy_oracle": lambda labels, scores: metrics.balanced_accuracy_oracle(labels, scores)[0],
+}
 
-def score_category(detector, arrays, normals, stride=None):
+
+def score_category(detector, arrays, normals, stride=None, report=None):
     """Evidence of every test image, and how long it took.
 
     Args:
@@ -15,22 +23,31 @@ def score_category(detector, arrays, normals, stride=None):
         arrays: `data.arrays.CategoryArrays`.
         normals: held-out normal images, uint8 `[H, W, C]`.
         stride: of the maps; the detector's own by default.
+        report: called with the number of test images scored so far, where given.
 
     Returns:
         `(evidence of test images, evidence of held-out normals, median seconds per image)`.
     """
     detector.calibrate(normals, stride)
-    detector.map_from(detector.evidence(arrays.test[0], stride), detector.score_names[0])  # compiles
+    if detector.at_once == 1:
+        detector.map_from(detector.evidence(arrays.test[0], stride), detector.score_names[0])  # compiles
+        if detector.continues:
+            detector.calibrate(normals, stride)  # starts anew
     evidence, seconds = [], []
-    for image in arrays.test:
+    for first in range(0, len(arrays.test), detector.at_once):
         start = time.perf_counter()
-        evidence.append(detector.evidence(image, stride))
-        detector.map_from(evidence[-1], detector.score_names[0])
-        seconds.append(time.perf_counter() - start)
-    return evidence, [detector.evidence(image, stride) for image in normals], float(np.median(seconds))
+        found = detector.evidences(arrays.test[first : first + detector.at_once], stride)
+        if detector.map_names is None:
+            for one in found:
+                detector.map_from(one, detector.score_names[0])
+        seconds += [(time.perf_counter() - start) / len(found)] * len(found)
+        evidence += found
+        if report:
+            report(len(evidence))
+    return evidence, detector.evidences(normals, stride), float(np.median(seconds))
 
 
-def measure(detector, arrays, evidence, normal_evidence, names, intervals=False):
+def measure(detector, arrays, evidence, normal_evidence, names, intervals=False, draws=None):
     """Metrics of each named score by each protocol.
 
     Args:
@@ -40,11 +57,13 @@ def measure(detector, arrays, evidence, normal_evidence, names, intervals=False)
         normal_evidence: of the held-out normal images, for the clean protocol's thresholds.
         names: scores to measure, of `detector.score_names`.
         intervals: also bootstrap the first score's metrics over test images.
+        draws: `(normals, anomalies, times)`: the first score's metrics are means over so many random draws of test
+            images, those of all images are stored as "<score>, all"; None: all images.
 
     Returns:
         `({protocol: {score: {metric: value, "<metric>_low": ..., "<metric>_high": ...}}}, {score: image scores [N]},
-        {score: Threshold of an image})`. Undefined metrics are None, with the reason under "undefined". Balanced
-        accuracy is taken at the best threshold in the paper protocol alone, at the held-out one in the clean alone.
+        {score: Threshold of an image})`. Undefined metrics are None, with the reason under "undefined". Accuracies are
+        taken at the best threshold in the paper protocol alone, at the held-out one in the clean alone.
     """
     has_masks = all(mask is not None for mask in arrays.masks)
     kept = {"paper": np.arange(len(arrays.test)), "clean": _without_repeats(arrays)}
@@ -62,16 +81,39 @@ def measure(detector, arrays, evidence, normal_evidence, names, intervals=False)
                 masks = [arrays.masks[i] for i in indices] if has_masks else None
                 wanted = intervals and name == names[0]
                 found[protocol][name] = _metrics(arrays.labels[indices], scores[indices], masks, some, wanted)
-        _add_balanced_accuracies(found, name, arrays.labels, scores, kept, cuts[name].value)
+        _add_accuracies(found, name, arrays.labels, scores, kept, cuts[name].value)
+        if draws and name == names[0]:
+            for protocol, indices in kept.items():
+                whole = found[protocol][name]
+                found[protocol][name] = _drawn(whole, arrays.labels[indices], scores[indices], draws)
+                found[protocol][f"{name}{ALL}"] = whole
     return found, image_scores, cuts
 
 
-def _add_balanced_accuracies(found, name, labels, scores, kept, cut):
+def _drawn(whole, labels, scores, draws):
+    """Means of the image metrics over random draws of test images, with the range of the middle 95 % of the draws."""
+    normals, anomalies, times = draws
+    if sum(labels == 0) <= normals and sum(labels == 1) <= anomalies:
+        return dict(whole)
+    out = {"images": normals + anomalies, "undefined": whole["undefined"]}
+    out["interval"] = f"mean and middle 95 % of {times} draws of {normals} + {anomalies} test images"
+    for name, metric in DRAWN_METRICS.items():
+        if whole.get(name) is None:
+            continue
+        values = statistics.subset_draws(labels, scores, metric, normals, anomalies, times)
+        out[name] = float(np.mean(values))
+        out[f"{name}_low"], out[f"{name}_high"] = map(float, np.percentile(values, (2.5, 97.5)))
+    return out
+
+
+def _add_accuracies(found, name, labels, scores, kept, cut):
     """At the best test threshold to the paper protocol, at the held-out one to the clean."""
     paper, clean = found["paper"][name], found["clean"][name]
     value, best = metrics.balanced_accuracy_oracle(labels[kept["paper"]], scores[kept["paper"]])
     defined = not np.isnan(value)
     paper["image_balanced_accuracy_oracle"], paper["oracle_threshold"] = (value, best) if defined else (None, None)
+    accuracy, _ = metrics.accuracy_oracle(labels[kept["paper"]], scores[kept["paper"]])
+    paper["image_accuracy_oracle"] = None if np.isnan(accuracy) else accuracy
     value = metrics.balanced_accuracy(labels[kept["clean"]], scores[kept["clean"]], cut)
     clean["image_balanced_accuracy"] = None if np.isnan(value) else value
 

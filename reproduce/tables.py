@@ -7,6 +7,7 @@ first) and NOT_RUN (`{printed method: reason}`), and where it has them GROUPS (`
 
 import csv
 import math
+import operator
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -20,8 +21,10 @@ COLUMNS = (
 )
 KEYS = ("table", "method", "epochs", "dataset", "category", "metric")
 SHARES = ("pixel_aupr", "image_ap", "loss")  # judged by relative difference
+BOUNDS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}  # of a printed relation
 METRICS = (
-    *("image_auroc", "image_ap", "image_f1_max", "image_balanced_accuracy_oracle", "image_balanced_accuracy"),
+    *("image_auroc", "image_ap", "image_f1_max", "image_accuracy_oracle"),
+    *("image_balanced_accuracy_oracle", "image_balanced_accuracy"),
     *("pixel_auroc", "pixel_aupr"),
 )
 
@@ -119,6 +122,8 @@ def verdict(row, printed, limits):
         return ""
     scale = 100 if printed["unit"] == "percent" else 1
     target = float(printed["value"]) / scale
+    if printed["relation"] in BOUNDS:
+        return "reproduced" if BOUNDS[printed["relation"]](row["value"], target) else "differs"
     found = agreement(row["metric"], row["value"], target, row["low"], row["high"], row["seeds"])
     return "close" if found == "reproduced" and printed["provenance"] == "digitised" else found
 
@@ -151,9 +156,9 @@ def measured(paper, cells, runs):
 
 def _printed(paper):
     """`{(table, dataset, category, label, metric): printed line}`, also by the labels that stand beside a method."""
-    lines, headline = {}, next(iter(paper.SCORES.values()))
+    lines, ours = {}, paper.METHODS.values()
     for line in published(paper.NAME):
-        besides = (method.label + headline for method in paper.METHODS.values() if method.beside == line["method"])
+        besides = (_headline(paper, method) for method in ours if method.beside == line["method"])
         for label in (line["method"], *besides):
             lines[line["table"], line["dataset"], line["category"], label, line["metric"]] = line
     return lines
@@ -162,11 +167,11 @@ def _printed(paper):
 def _rows(paper, method, subject, protocol, by_seed, printed):
     """Rows of one method, category and protocol: every score, every metric, then the seconds."""
     ours, run = paper.METHODS[method], next(iter(by_seed.values()))
-    changes, share = departures(ours, subject, run.config), paper.schedule_share(run.config)
+    changes, share = departures(ours, subject, run.config), ours.of(paper, "schedule_share")(run.config)
     common, note = _common(subject, protocol, run, changes, share)
     images = run.metrics["train_images"], run.metrics["all_train_images"]
     trained = f"trained on {images[0]} of {images[1]} normal images"
-    rows, suffixes = [], _suffixes(paper, run)
+    rows, suffixes = [], _suffixes(ours.of(paper, "scores"), run)
     for score, suffix in suffixes.items():
         stored = {seed: run.metrics["protocols"][protocol].get(score) for seed, run in by_seed.items()}
         stored = {seed: values for seed, values in stored.items() if values is not None}
@@ -187,14 +192,24 @@ def _rows(paper, method, subject, protocol, by_seed, printed):
             undefined = f"undefined: {undefined}" if undefined else ""
             row["note"] = _texts(trained, interval, undefined, _beyond(paper, metric), note)
             rows.append(_Found(row, limits, values, images))
+            for other in paper.TABLES:  # that print the same value again
+                key = (other, *_key(row)[1:])
+                if other != table and key in printed:
+                    again = row | {"table": other, "verdict": verdict(row, printed[key], limits)}
+                    rows.append(_Found(again, limits, values, images))
     return rows + ([_seconds(paper, ours, subject, common, by_seed)] if protocol == "paper" else [])
 
 
-def _suffixes(paper, run):
+def _suffixes(scores, run):
     """`{score: suffix}` as in SCORES, but the headline is the score that the run's own settings chose, its first."""
-    default, *others = paper.SCORES
+    default, *others = scores
     chosen = next(iter(run.metrics["protocols"]["paper"]))
-    return {chosen: paper.SCORES[default]} | {name: paper.SCORES[name] for name in others if name != chosen}
+    return {chosen: scores[default]} | {name: scores[name] for name in others if name != chosen}
+
+
+def _headline(paper, method):
+    """The label of a method's first score."""
+    return method.label + next(iter(method.of(paper, "scores").values()))
 
 
 def _common(subject, protocol, run, changes, share):
@@ -222,7 +237,7 @@ def _seconds(paper, method, subject, common, by_seed):
     values = {seed: run.metrics[metric] for seed, run in by_seed.items()}
     size = "x".join(map(str, run.metrics["image_shape"][1::-1]))
     stride = run.config.get("map_stride")
-    stride = f", D's map at stride {stride}" if stride else ""
+    stride = f", map at stride {stride}" if stride else ""
     row = {**common, "table": _table(paper, method, subject, metric), "method": method.label, "metric": metric}
     row |= {"value": sum(values.values()) / len(values), "low": None, "high": None, "seeds": len(values), "verdict": ""}
     row["note"] = _texts(f"{size} image{stride}; median over the test images", _beyond(paper, metric))
@@ -307,7 +322,8 @@ def _joined(values, first, metric):
         mean, low, high = seed_interval(values)
         return mean, low, high, "interval over seeds"
     low, high = first.get(f"{metric}_low"), first.get(f"{metric}_high")
-    return values[0], low, high, "interval: bootstrap over test images, one seed" if low is not None else ""
+    kind = first.get("interval", "interval: bootstrap over test images, one seed")
+    return values[0], low, high, kind if low is not None else ""
 
 
 def describe_data(subject, found):
@@ -353,10 +369,10 @@ def joined(paper, rows):
 
 def _labels(paper, table):
     """Every label in a table's order: printed ones, each followed by those beside it, then the rest of ours."""
-    labels, headline = [], next(iter(paper.SCORES.values()))
+    labels = []
     for name in dict.fromkeys(line["method"] for line in published(paper.NAME) if line["table"] == table):
-        labels += [name, *(m.label + headline for m in paper.METHODS.values() if m.beside == name)]
-    return labels + [m.label + suffix for m in paper.METHODS.values() for suffix in paper.SCORES.values()]
+        labels += [name, *(_headline(paper, m) for m in paper.METHODS.values() if m.beside == name)]
+    return labels + [m.label + suffix for m in paper.METHODS.values() for suffix in m.of(paper, "scores").values()]
 
 
 def _ranks(names):
@@ -368,7 +384,7 @@ def _line(paper, printed, found, key):
     _, _, category, method, metric = key
     any_row = found.get("paper") or found.get("clean")
     text = {"category": category, "method": method, "metric": metric, "note": ""}
-    text["printed"] = printed["value"] if printed else ""
+    text["printed"] = printed["relation"].removeprefix("=") + printed["value"] if printed else ""
     if printed and printed["method"] != method:
         text["printed"] += f" ({printed['method']})"
     for protocol in ("paper", "clean"):

@@ -52,7 +52,10 @@ def chosen(profile, **options):
 
 
 def test_cells_of_the_tables_the_alpha_study_and_the_presets():
-    assert {c.method for c in chosen("quick")} == {"cbigan", "bigan", "autoencoder"} and len(chosen("quick")) == 6
+    assert {c.method for c in chosen("quick")} == {"cbigan", "bigan", "autoencoder", "ganomaly"}
+    assert len(chosen("quick")) == 8
+    assert "ganomaly" in {c.method for c in chosen("quick", tables=["auroc"])}
+    assert {c.method for c in chosen("quick", tables=["f-anogan"])} >= {"f-anogan"}
     alphas = [c.settings.get("alpha", 1e-5) for c in chosen("quick", tables=["alpha"], categories=["pill"])]
     assert sorted(alphas) == [0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1.0]
     full = [c.settings.get("alpha", 1e-5) for c in chosen("paper", tables=["alpha"], categories=["pill"])]

@@ -7,8 +7,9 @@ import pytest
 from ganspect.data.samples import DataError, find_categories, scan
 from ganspect.reproduce import plan
 
-PAPER = SimpleNamespace(STAND_INS={("cloud", "cloud"): "cloud"})
-PLAIN = SimpleNamespace()
+SUBJECTS = (SimpleNamespace(dataset="casting", category="casting"), SimpleNamespace(dataset="cloud", category="cloud"))
+PAPER = SimpleNamespace(STAND_INS={("cloud", "cloud"): "cloud"}, SUBJECTS=SUBJECTS)
+PLAIN = SimpleNamespace(SUBJECTS=SUBJECTS)
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +35,9 @@ def test_a_missing_set_is_stood_in_for_once(tmp_path):
         plan.add_stand_ins([PAPER], found, tmp_path / "runs")
 
 
-@pytest.mark.parametrize("found", [{("cloud", "cloud"): "real"}, {("synthetic", "cloud"): "own"}])
+@pytest.mark.parametrize(
+    "found", [{("cloud", "cloud"): "real"}, {("synthetic", "cloud"): "own"}, {("mvtec_ad", "pill"): "of no use"}]
+)
 def test_nothing_is_written_where_nothing_is_missing(tmp_path, found):
     assert plan.add_stand_ins([PAPER], found, tmp_path / "runs") == found
     assert plan.add_stand_ins([PLAIN], {}, tmp_path / "runs") == {}

@@ -8,6 +8,7 @@ import numpy as np
 
 from ganspect.data.patches import PatchSampler
 from ganspect.data.rotation import RotatedSampler
+from ganspect.models.anogan import AnoGAN, AnoGANConfig
 from ganspect.models.cbigan import CBiGAN, CBiGANConfig
 from ganspect.models.fanogan import FAnoGAN, FAnoGANConfig
 from ganspect.models.fcbigan import FCBiGAN, FCBiGANConfig
@@ -131,6 +132,17 @@ TINY = {
         rounding=tuple(f"{b}_{part}/bias" for b in ("g1", "g2", "g3", "d3") for part in ("shortcut", "conv2")),
         phases={"generator": "gan", "discriminator": "gan", "encoder": "encoder"},
         slots={"encoder": 1},
+    ),
+    "anogan": Tiny(
+        AnoGAN,
+        AnoGANConfig(
+            image_size=64, width=2, latent_size=5, batch_size=4, steps_per_epoch=3, epochs=3, search_steps=6,
+            search_batch=2, seed=3,
+        ),
+        images=4,
+        sampler=ganomaly_sampler,
+        updates={"discriminator": ("discriminator",), "generator": ("generator",)},
+        certain={"dropout": 0.0},
     ),
     "ganomaly": Tiny(
         GANomaly,
