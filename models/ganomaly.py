@@ -37,7 +37,11 @@ from ganspect.models import losses
 from ganspect.models.detector import Detector
 
 SIZES = (32, 64, 128, 256)
-MATCHINGS = {"per_sample": losses.feature_matching, "batch_mean": losses.feature_matching_to_mean}
+MATCHINGS = {
+    "per_sample": losses.feature_matching,
+    "batch_mean": losses.feature_matching_to_mean,
+    "probability": losses.mean_squared_error,  # of D's outputs in the place of its features: not the paper's
+}
 NORMS = {"mean_square": lambda d: np.mean(np.square(d)), "sum_absolute": lambda d: np.sum(np.abs(d))}
 
 
@@ -56,7 +60,9 @@ class GANomalyConfig:
     initial_deviation: float = 0.02  # [code] of kernels and of the scales of normalisation; 0: Keras' initial values
     norm_momentum: float = 0.9  # [code] what a step keeps of the moving statistics (PyTorch's 0.1)
     norm_epsilon: float = 1e-5  # [code]
-    matching: str = "per_sample"  # [code] "batch_mean" compares with the mean feature of the generated batch (3d)
+    matching: str = (
+        "per_sample"  # [code] "batch_mean": with the mean feature of the generated batch (3d); "probability"
+    )
     adversarial_weight: float = 1.0  # [paper 4, code]
     contextual_weight: float = 50.0  # [paper 4, code] for an error averaged over pixels and channels
     encoder_weight: float = 1.0  # [paper 4, code]
@@ -239,7 +245,10 @@ class GANomaly(Detector):
             again = self.second_encoder(rebuilt, training=True)
             real, features = self.discriminator(images, training=not c.discriminator_first)
             fake, rebuilt_features = self.discriminator(rebuilt, training=not c.discriminator_first)
-            adversarial = MATCHINGS[c.matching](features, rebuilt_features)
+            matched = features, rebuilt_features
+            if c.matching == "probability":
+                matched = ops.sigmoid(real), ops.sigmoid(fake)
+            adversarial = MATCHINGS[c.matching](*matched)
             contextual = losses.mean_absolute_error(images, rebuilt)
             encoding = losses.mean_squared_error(codes, again)
             total = c.adversarial_weight * adversarial + c.contextual_weight * contextual + c.encoder_weight * encoding
@@ -257,21 +266,22 @@ class GANomaly(Detector):
         """G(x): float `[B, S, S, C]` in [-1, 1] to the same shape."""
         return self.decoder(self.encoder(images, training=False), training=False)
 
-    def image_scores(self, images):
+    def image_scores(self, images, training=False):
         """What the scores of each image are made of.
 
         Args:
             images: float `[B, S, S, C]` in [-1, 1].
+            training: True normalises by the statistics of these images, as the code scores, and moves the moving ones.
 
         Returns:
             `{"reconstruction": [B, S, S, C], "residual": [B, S, S] (mean over channels), "latent_difference": [B, L],
             "first_encoder_difference": [B, L]}`: G_E(x) - E(G(x)) (G_E in the place of E with `ge_twice`), and
             G_E(x) - G_E(G(x)).
         """
-        codes = self.encoder(images, training=False)
-        rebuilt = self.decoder(codes, training=False)
-        first = codes - self.encoder(rebuilt, training=False)
-        second = first if self.config.ge_twice else codes - self.second_encoder(rebuilt, training=False)
+        codes = self.encoder(images, training=training)
+        rebuilt = self.decoder(codes, training=training)
+        first = codes - self.encoder(rebuilt, training=training)
+        second = first if self.config.ge_twice else codes - self.second_encoder(rebuilt, training=training)
         return {
             "reconstruction": rebuilt,
             "residual": ops.mean(ops.abs(images - rebuilt), axis=-1),

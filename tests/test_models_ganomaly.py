@@ -198,3 +198,35 @@ def test_wrong_inputs_are_refused():
     for name, value in wrong.items():
         with pytest.raises(ValueError, match=name):
             GANomalyConfig(**{name: value})
+
+
+def test_matching_probabilities_in_the_place_of_features():
+    """By hand, from the passes that the step makes with the weights before it."""
+    detector = build(matching="probability")
+    x = batch()
+    rebuilt = detector.decoder(detector.encoder(x, training=True), training=True)
+    real, fake = (detector.discriminator(part, training=True)[0].numpy() for part in (x, rebuilt))
+    expected = np.mean((1 / (1 + np.exp(-real)) - 1 / (1 + np.exp(-fake))) ** 2)
+    assert float(detector.step(x)["adversarial"]) == pytest.approx(expected, rel=1e-4) and expected > 0
+    assert moved_by_a_step(build(matching="probability")) == set(NETWORKS)
+
+
+def test_the_notebooks_score_takes_the_first_encoder_twice():
+    detector = build(initial_deviation=0.5)
+    found = detector.evidence(IMAGE)
+    codes = detector.encoder(detector.prepare(IMAGE[None]), training=False)
+    again = detector.encoder(found["reconstruction"][None], training=False)
+    expected = np.mean(np.square(np.asarray(codes - again)))
+    assert detector.score_from(found, "first_encoder_distance") == pytest.approx(expected, rel=1e-4)
+    assert detector.score_from(found, "first_encoder_distance") != detector.score_from(found)
+
+
+def test_scores_by_the_batchs_own_statistics_depend_on_the_batch():
+    """What the authors' code does at test: the reading that this project does not take."""
+    detector, images = build(), batch(6, seed=2)
+    alone, together = (
+        np.asarray(detector.image_scores(part, training=True)["residual"][0]) for part in (images[:2], images)
+    )
+    assert not np.allclose(alone, together)
+    alone, together = (np.asarray(detector.image_scores(part)["residual"][0]) for part in (images[:2], images))
+    np.testing.assert_allclose(alone, together, atol=1e-5)
