@@ -70,7 +70,8 @@ class RotatedSampler(Sampler):
         uniform = rng.random((self.count, 3))
         image = np.arange(self.count) % len(self.sizes)
         if self.augment:
-            image = rng.permutation(image)
+            # Of more images than an epoch takes, others are left out in each.
+            image = rng.permutation(image if self.count >= len(self.sizes) else len(self.sizes))[: self.count]
         angle = ((2 * uniform[:, 2] - 1) * self.rotation * self.augment).astype("float32")
         sizes = np.asarray(self.sizes)[image]
         place = self._margin(sizes, angle) + np.floor(uniform[:, :2] * self._room(sizes, angle))  # [count, 2]

@@ -61,7 +61,7 @@ class GANomalyConfig:
     norm_momentum: float = 0.9  # [code] what a step keeps of the moving statistics (PyTorch's 0.1)
     norm_epsilon: float = 1e-5  # [code]
     matching: str = (
-        "per_sample"  # [code] "batch_mean": with the mean feature of the generated batch (3d); "probability"
+        "per_sample"  # [code] "batch_mean": with the mean feature of the generated batch (3d)
     )
     adversarial_weight: float = 1.0  # [paper 4, code]
     contextual_weight: float = 50.0  # [paper 4, code] for an error averaged over pixels and channels
@@ -98,8 +98,9 @@ class GANomalyConfig:
         return self.image_size
 
     def images_per_epoch(self, available):
-        """Images in an epoch of a training set of `available` images; a last incomplete batch is dropped."""
-        return (self.steps_per_epoch or available // self.batch_size) * self.batch_size
+        """Images in an epoch of a training set of `available` images; a last incomplete batch is dropped, a set
+        smaller than a batch is repeated."""
+        return max(1, self.steps_per_epoch or available // self.batch_size) * self.batch_size
 
 
 STUDY = dict(

@@ -127,7 +127,7 @@ def smoke_ganomaly(subject):
 
 def quick_anogan(subject):
     """The largest share of the epochs that an hour with the search allows; clouds, which stand in, at a small width."""
-    return CLOUD_ANOGAN if subject.category == "cloud" else dict(epochs=35)
+    return CLOUD_ANOGAN if subject.category == "cloud" else dict(epochs=25)
 
 
 def quick_ganomaly(subject):

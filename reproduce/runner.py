@@ -125,6 +125,9 @@ def run_cell(paper, cell, path, run, console, threads, title):
     if cell.profile.drawn:
         arrays = data_arrays.draw_test(arrays, *cell.profile.drawn)
     normals = [arrays.train[i] for i in thinned(held_out, cell.profile.normals)]
+    if len(normals) < len(held_out):
+        note = f"thresholds from {len(normals)} of {len(held_out)} held-out normals"
+        arrays = dataclasses.replace(arrays, notes=(*arrays.notes, note))
     chosen = kept if cell.protocol == "both" else np.arange(len(arrays.train))
     measurements = Measurements(paper, method, detector, arrays, normals, cell.profile, run)
     train(method, detector, [arrays.train[i] for i in chosen], measurements, run, console, title)
@@ -142,7 +145,7 @@ def thinned(indices, count):
 
 def _shares(profile):
     """What a profile scores only a part of, as a run's config has it: nothing is 0 or empty."""
-    return {"drawn": list(profile.drawn), "normals": profile.normals, "train": profile.train}
+    return {"drawn": list(profile.drawn), "normals": profile.normals}
 
 
 def train(method, detector, images, measurements, run, console, title):
@@ -244,7 +247,7 @@ def score(paper, detector, arrays, measurements, shown, facts, run, console, tit
                 for i, found in zip(shown, detector.evidences([arrays.train[i] for i in shown]), strict=True)
             ]
             run.write_table("scores_train.csv", rows)
-        names, draws = detector.score_names, getattr(paper, "DRAWS", None)
+        names, draws = detector.score_names, None if "drawn" in run.config else getattr(paper, "DRAWS", None)
         found, image_scores, cuts = scoring.measure(
             detector, arrays, evidence, normal_evidence, names, intervals=True, draws=draws
         )
