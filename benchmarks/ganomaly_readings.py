@@ -43,7 +43,10 @@ def main():
     from ganspect.data.samples import find_categories
     from ganspect.models.ganomaly import GANomalyConfig
 
-    path = next(p for (_, name), p in find_categories(options.data_root).items() if name == options.category)
+    paths = [p for (_, name), p in find_categories(options.data_root).items() if name == options.category]
+    if not paths:
+        sys.exit(f"no category {options.category} in {options.data_root}")
+    path = paths[0]
     config = GANomalyConfig(epochs=options.epochs, width=options.width)
     arrays = load_category(path, channels=3, size=config.image_size)
     kept, held_out = split_held_out(arrays)

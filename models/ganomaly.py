@@ -15,15 +15,17 @@ Input: square images in [-1, 1], seen whole. Scores: one number an image. The re
 Two recipes (`PRESETS`): the authors' code (samet-akcay/ganomaly), tagged [code], and a study of 2022
 (jihye0115/2022-Anomaly-Detection-using-GAN), tagged [study]; 3a to 3j are decisions of this project's notes.
 
-Batch normalisation: training statistics in `step`, moving ones in scores, always (3h); the code scores with those of
-the test batch. What moves the moving statistics: G_E, G_D and E each by one pass a step. D, official: by the real and
-then the generated batch, in one pass each, which serve both losses; the code passes both batches twice, with equal
-results but for moving statistics that no score reads. D, study: by one pass over both together, when D is trained, the
-generated images made by G with its moving statistics; when G is trained D is frozen and runs on its moving statistics.
+Batch normalisation: training statistics in `step`, moving ones in every score (3h); the code scores with those of the
+test batch, as `image_scores` does on demand. What moves the moving statistics: G_E, G_D and E each by one pass a step
+(G_E by two in the study's notebook). D, official: by the real and then the generated batch, in one pass each, which
+serve both losses; the code passes both batches twice, with equal results but for moving statistics that no score reads.
+D, study: by one pass over both together, when D is trained, the generated images made by G with its moving statistics;
+when G is trained D is frozen and runs on its moving statistics.
 
 Departures: D is not re-initialised when its loss falls below 1e-5 [code]; the second encoder is trained in the study's
-recipe too (3c: there it was left out by mistake, and scores took G_E twice: `ge_twice`); only whole batches are used;
-scores are not scaled by the extremes of a test set, which changes no ranking.
+recipe too (3c: there it keeps its initial weights, for it is called inside a custom layer, and scores take G_E twice:
+preset "notebook"); only whole batches are used; scores are not scaled by the extremes of a test set, which changes no
+ranking.
 """
 
 import math
@@ -36,6 +38,12 @@ from keras import layers, ops
 from ganspect.models import losses
 from ganspect.models.detector import Detector
 
+# Fields by what a departure in them changes; those of the scores are score_norm and ge_twice.
+MODEL_FIELDS = ("width", "latent_size", "image_size", "extra_layers", "head_size", "bias", "slope")
+LOSS_FIELDS = (
+    *("matching", "adversarial_weight", "contextual_weight", "encoder_weight"),
+    *("discriminator_first", "train_second_encoder"),
+)
 SIZES = (32, 64, 128, 256)
 MATCHINGS = {
     "per_sample": losses.feature_matching,
@@ -60,9 +68,7 @@ class GANomalyConfig:
     initial_deviation: float = 0.02  # [code] of kernels and of the scales of normalisation; 0: Keras' initial values
     norm_momentum: float = 0.9  # [code] what a step keeps of the moving statistics (PyTorch's 0.1)
     norm_epsilon: float = 1e-5  # [code]
-    matching: str = (
-        "per_sample"  # [code] "batch_mean": with the mean feature of the generated batch (3d)
-    )
+    matching: str = "per_sample"  # [code] "batch_mean": with the mean feature of the generated batch (3d)
     adversarial_weight: float = 1.0  # [paper 4, code]
     contextual_weight: float = 50.0  # [paper 4, code] for an error averaged over pixels and channels
     encoder_weight: float = 1.0  # [paper 4, code]
@@ -74,6 +80,7 @@ class GANomalyConfig:
     steps_per_epoch: int = 0  # [code] 0: an epoch is one pass over the training images
     epochs: int = 15  # [code]
     score_norm: str = "mean_square"  # [code] "sum_absolute" is the paper's (3e)
+    train_second_encoder: bool = True  # [paper] False: [study] E keeps its initial weights, its statistics move
     ge_twice: bool = False  # [study] True: scores take G_E in the place of E (3c)
     seed: int = 0
 
@@ -110,6 +117,7 @@ STUDY = dict(
 )  # fmt: skip
 PRESETS = {
     "official": {},
+    "notebook": dict(train_second_encoder=False, ge_twice=True),  # [study] beside "study" or "study_cloud"
     "study": STUDY,  # [study] casting; 1000 batches, here in epochs of 100
     "study_cloud": STUDY | dict(image_size=64, channels=3, width=128, extra_layers=1, batch_size=50),
 }
@@ -210,10 +218,14 @@ class GANomaly(Detector):
         generator, critic = (keras.optimizers.Adam(c.rate, c.beta_1, c.beta_2) for _ in range(2))
         self.finish_compile(
             {
-                "generator": (generator, [self.encoder, self.decoder, self.second_encoder]),
+                "generator": (generator, self.learners()),
                 "discriminator": (critic, [self.discriminator]),
             }
         )
+
+    def learners(self):
+        """The networks that learn from G's losses: G_E, G_D and, unless it keeps its initial weights, E."""
+        return [self.encoder, self.decoder, *([self.second_encoder] if self.config.train_second_encoder else [])]
 
     def step(self, images):
         """One batch. The code: G and D from one forward pass; the study: D, then G before the new D.
@@ -256,7 +268,7 @@ class GANomaly(Detector):
             parts = {"g_loss": total, "adversarial": adversarial, "contextual": contextual, "encoding": encoding}
             return parts if c.discriminator_first else parts | judged(real, fake)
 
-        generator = {"g_loss": ([self.encoder, self.decoder, self.second_encoder], self.optimizers["generator"])}
+        generator = {"g_loss": (self.learners(), self.optimizers["generator"])}
         discriminator = {"d_loss": ([self.discriminator], self.optimizers["discriminator"])}
         if c.discriminator_first:
             logs = self.minimise(discriminator_losses, discriminator)

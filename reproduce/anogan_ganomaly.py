@@ -33,7 +33,7 @@ def sampler(config, sizes, held_out=False):
     return RotatedSampler(sizes, config.image_size, config.images_per_epoch(len(sizes)), config.batch_size, config.seed)
 
 
-def anogan_method(label, tables=(), **settings):
+def anogan_method(label, tables, unasked=False, **settings):
     """AnoGAN with the study's networks for the category."""
     return Method(
         label,
@@ -47,6 +47,7 @@ def anogan_method(label, tables=(), **settings):
             anogan.PRESETS[subject.category if subject.category == "cloud" else "casting"] | settings
         ),
         tables=tables,
+        unasked=unasked,
         scores={"anomaly": "", "anomaly, all": ALL, "residual": ", L_R alone", "discrimination": ", L_D alone"},
         curves=lambda subject: (("anomaly", "image_auroc"),),
         schedule_share=anogan_share,
@@ -54,18 +55,19 @@ def anogan_method(label, tables=(), **settings):
     )
 
 
-def ganomaly_method(label, tables=(), subjects=(), **settings):
+def ganomaly_method(label, tables, subjects=(), unasked=False, **settings):
     """GANomaly with the study's networks for the category."""
     return Method(
         label,
         ganomaly.GANomaly,
         ganomaly.GANomalyConfig,
         sampler,
-        model_fields=("width", "latent_size", "image_size", "extra_layers", "head_size", "bias", "slope"),
-        loss_fields=("matching", "adversarial_weight", "contextual_weight", "encoder_weight", "discriminator_first"),
+        model_fields=ganomaly.MODEL_FIELDS,
+        loss_fields=ganomaly.LOSS_FIELDS,
         score_fields=("score_norm", "ge_twice"),
         settings=lambda subject: ganomaly.PRESETS["study_cloud" if subject.category == "cloud" else "study"] | settings,
         tables=tables,
+        unasked=unasked,
         subjects=subjects,
         scores={
             "encoder_distance": "",
@@ -74,7 +76,7 @@ def ganomaly_method(label, tables=(), subjects=(), **settings):
             "residual": ", residual alone",
         },
         curves=lambda subject: (("encoder_distance", "image_auroc"), ("residual", "image_auroc")),
-        schedule_share=lambda config: min(1.0, config["epochs"] * config["steps_per_epoch"] / 1000),
+        schedule_share=ganomaly_share,
         checkpoint_megabytes=lambda config: 51e6 * 12 / 1e6 * (config.width / 64) ** 2,
     )
 
@@ -86,16 +88,24 @@ def anogan_share(config):
     return min(1.0, config["epochs"] / epochs * (images / IMAGES[config["layout"]] if images else 1))
 
 
+def ganomaly_share(config):
+    """Share of the study's 1000 batches, of 32 images for casting and 50 for clouds."""
+    batch = ganomaly.PRESETS["study_cloud" if config["extra_layers"] else "study"]["batch_size"]
+    return min(1.0, config["epochs"] * config["steps_per_epoch"] * config["batch_size"] / (1000 * batch))
+
+
 ALL = " (full test set)"  # the study's plot of all casting test images
 GRAY_OR_RGB = (("casting", "casting"), (DATASET, "disc"))
+PRINTED_TABLES = ("figures", "text")
 METHODS = {
-    "anogan": anogan_method("AnoGAN"),
-    "ganomaly": ganomaly_method("GANomaly"),
-    "anogan-notebook": anogan_method("AnoGAN, the notebook's search", ("searches",), **anogan.PRESETS["notebook"]),
+    "anogan": anogan_method("AnoGAN", PRINTED_TABLES, unasked=True),
+    "ganomaly": ganomaly_method("GANomaly", PRINTED_TABLES, unasked=True),
+    "anogan-notebook": anogan_method("AnoGAN as in the notebook", ("notebook",), **anogan.PRESETS["notebook"]),
+    "ganomaly-notebook": ganomaly_method("GANomaly as in the notebook", ("notebook",), **ganomaly.PRESETS["notebook"]),
     "ganomaly-gray": ganomaly_method("GANomaly, grayscale", ("colour",), GRAY_OR_RGB),
     "ganomaly-rgb": ganomaly_method("GANomaly, RGB", ("colour",), GRAY_OR_RGB, channels=3),
 }
-TABLE_NAMES = ("figures", "text", "searches", "colour")
+TABLE_NAMES = (*PRINTED_TABLES, "notebook", "colour")
 SUBJECTS = (
     Subject("casting", "casting", TABLE_NAMES, 1, (128, 128)),
     Subject("cloud", "cloud", TABLE_NAMES, 3, (64, 64)),
@@ -106,7 +116,7 @@ PRINTED = ("image_auroc", "image_accuracy_oracle")
 TABLES = {
     "figures": {"title": "The study's score plots (values read off them)", "metrics": PRINTED},
     "text": {"title": "Accuracy in the study's text (above 0.80)", "metrics": ("image_accuracy_oracle",)},
-    "searches": {"title": "AnoGAN with the notebook's search", "metrics": PRINTED},
+    "notebook": {"title": "The notebooks to the letter: AnoGAN's search, GANomaly's encoders", "metrics": PRINTED},
     "colour": {"title": "Grayscale and RGB (claimed in the study without figures)", "metrics": PRINTED},
 }
 BEYOND = ("image_ap", "image_balanced_accuracy_oracle", "image_balanced_accuracy", "seconds_per_image")
@@ -135,6 +145,13 @@ def quick_ganomaly(subject):
     return dict(width=32) if subject.category == "cloud" else {}
 
 
+def full_anogan(subject):
+    """The study's epochs; of a synthetic set, which is smaller, epochs of as many batches as the study's."""
+    if subject.dataset != DATASET:
+        return {}
+    return dict(steps_per_epoch=28 if subject.category == "cloud" else 89)
+
+
 CLOUD_ANOGAN = dict(width=32, steps_per_epoch=28)
 SMALL = dict(width=16)
 PROFILES = {
@@ -148,11 +165,12 @@ PROFILES = {
         "anogan": Profile(quick_anogan, minutes=60, drawn=(100, 100), normals=50, train=50),
         "anogan-notebook": Profile(quick_anogan, minutes=60, drawn=(100, 100), normals=50, train=50),
         "ganomaly": Profile(quick_ganomaly, curve=5, minutes=60, train=100),
+        "ganomaly-notebook": Profile(quick_ganomaly, curve=5, minutes=60, train=100),
         "ganomaly-gray": Profile(SMALL, curve=5, minutes=8),
         "ganomaly-rgb": Profile(SMALL, curve=5, minutes=8),
     },
     "paper": {
-        **{name: Profile(minutes=60 * 4, train=100) for name in METHODS if name.startswith("anogan")},
+        **{name: Profile(full_anogan, minutes=60 * 4, train=100) for name in METHODS if name.startswith("anogan")},
         **{name: Profile(curve=10, minutes=70, train=100) for name in METHODS if name.startswith("ganomaly")},
     },
 }
@@ -165,6 +183,7 @@ def claims(rows):
         for r in rows
         if r["protocol"] == "paper" and r["table"] in ("figures", "colour")
     }
+    schedules = {(r["dataset"], r["category"], r["method"]): r["schedule"].split("; ")[0] for r in rows}
     real = ("cloud", "cloud", "GANomaly", "image_auroc") in found
     clouds = ("cloud", "cloud") if real else (DATASET, "cloud")
     casting, what = ("casting", "casting"), "cloud" if real else "synthetic clouds"
@@ -174,7 +193,10 @@ def claims(rows):
         pair = [found.get((*category, method, "image_auroc")) for method in (first, second)]
         if None in pair:
             return text, None, "not measured"
-        return text, holds(pair[0] - pair[1]), f"AUROC {pair[0]:.3f} against {pair[1]:.3f}"
+        shares = " and ".join(
+            f"{100 * float(share):.3g} %" for share in (schedules[(*category, m)] for m in (first, second))
+        )
+        return text, holds(pair[0] - pair[1]), f"AUROC {pair[0]:.3f} against {pair[1]:.3f}, {shares} of the schedules"
 
     accuracy = found.get((*casting, "GANomaly", "image_accuracy_oracle"))
     return [

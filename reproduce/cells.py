@@ -29,6 +29,7 @@ class Method:
         subjects: the `(dataset, category)` it runs on; all of the paper's where empty.
         scores: as the paper's SCORES, where the method's scores have other names.
         curves: as the paper's `curves`, likewise.
+        note: printed with its rows.
         schedule_share, checkpoint_megabytes: as the paper's, where the method's config is of another class.
     """
 
@@ -45,6 +46,7 @@ class Method:
     unasked: bool = False
     subjects: tuple[tuple[str, str], ...] = ()
     scores: dict = field(default_factory=dict)
+    note: str = ""
     curves: Callable | None = None
     schedule_share: Callable | None = None
     checkpoint_megabytes: Callable | None = None

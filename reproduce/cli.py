@@ -50,6 +50,7 @@ def add_reproduce(commands):
     command.add_argument("--seeds", nargs="+", type=int, metavar="N", help="random seeds")
     command.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change settings of the methods")
     command.add_argument("--force", action="store_true", help="train finished cells anew; the old runs are set aside")
+    command.add_argument("--rescore", action="store_true", help="score finished cells again; trains nothing anew")
     command.add_argument("--only-failed", action="store_true", help="run only the cells that failed before")
     command.add_argument("--threads", type=int, metavar="N", help="processor threads for one training")
     command.add_argument("--plan", action="store_true", help="print the cells, time, disk and memory, and stop")
@@ -98,7 +99,7 @@ def reproduce(options):
     profile = options.profile or ("quick" if options.data_root else "smoke")
     try:
         found = plan.find_data(options.data_root, options.runs_dir)
-        found = plan.add_stand_ins(papers, found, options.runs_dir)
+        found = plan.add_stand_ins(papers, found, options.runs_dir, options.categories)
         chosen = {p: plan.cells_of(p, profile, found, options) for p in papers}
     except (DataError, ValueError) as error:
         return _refuse(str(error))

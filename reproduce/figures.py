@@ -132,11 +132,9 @@ def draw_curves(paper, run: Run):
         points += [(steps[-1], last) for last in stored if last is not None][:1]
         metrics[f"{name} {metric}"] = tuple(map(list, zip(*points, strict=True))) if points else ([], [])
     label, first = method.label, curves[0][1]
-    printed = [
-        float(line["value"])
-        for line in published(paper.NAME)
-        if (line["method"], line["dataset"], line["category"], line["metric"]) == (label, *place, first)
-    ]
+    lines = {(p["method"], p["dataset"], p["category"], p["metric"]): float(p["value"]) for p in published(paper.NAME)}
+    suffix = method.of(paper, "scores").get(f"{curves[0][0]}{ALL}", "")  # the points are of all test images
+    printed = [lines[key] for key in ((label + suffix, *place, first), (label, *place, first)) if key in lines]
     title = f"{label}, {subject.category}"
     figure = plots.training_curves(history, steps, metrics, printed[0] if printed else None, title)
     plots.save_figure(figure, run.path / "figures" / "training.png")

@@ -21,7 +21,7 @@ def find_data(data_root, runs):
     return samples.find_categories(data_root)
 
 
-def add_stand_ins(papers, found, runs):
+def add_stand_ins(papers, found, runs, categories=None):
     """The data at hand, and a synthetic category for every set that a paper may replace by one and that is not there.
 
     Only for papers of which some data are at hand. A paper names them as `STAND_INS = {(dataset, category): synthetic
@@ -32,12 +32,14 @@ def add_stand_ins(papers, found, runs):
         papers: the papers' modules.
         found: `{(dataset, category): path}` as `find_data` returns it; not changed.
         runs: folder of runs.
+        categories: only these, where given.
 
     Raises:
         DataError: a stand-in was changed since it was written.
     """
     papers = [paper for paper in papers if any((s.dataset, s.category) in found for s in paper.SUBJECTS)]
     pairs = [pair for paper in papers for pair in getattr(paper, "STAND_INS", {}).items()]
+    pairs = [pair for pair in pairs if not categories or pair[1] in categories]
     missing = {name: None for key, name in pairs if key not in found and ("synthetic", name) not in found}
     if not missing:
         return dict(found)

@@ -71,7 +71,9 @@ def publish(paper, cells, runs, folder):
         for picture in sorted((Run(cell.folder(runs)).path / "figures").glob("*.png")):
             allowed = picture.stem.startswith(PLOTS) or cell.subject.dataset in SHOWABLE
             if allowed and picture.stem.startswith(chosen):
-                name = f"{paper.NAME}_{cell.method}_{cell.subject.category}_seed_{cell.seed}_{picture.name}"
+                category = tables.shown_category(paper, cell.subject.dataset, cell.subject.category)
+                category = category.replace(" (", "_").replace(")", "")
+                name = f"{paper.NAME}_{cell.method}_{category}_seed_{cell.seed}_{picture.name}"
                 _copy(picture, folder / "figures" / name)
     showable = all(cell.subject.dataset in SHOWABLE for cell in cells)
     for picture in _across(paper, runs):

@@ -59,7 +59,7 @@ def run_cells(paper, cells, found, errors, runs, console, options):
         errors: messages of data that cannot be used.
         runs: the runs folder.
         console: `rich.console.Console`.
-        options: namespace with `force`, `only_failed`, `threads`.
+        options: namespace with `force`, `only_failed`, `rescore`, `threads`.
 
     Returns:
         List of `(cell, reason)` of the failed ones.
@@ -79,7 +79,7 @@ def run_cells(paper, cells, found, errors, runs, console, options):
             key = (cell.subject.dataset, cell.subject.category)
             if key in errors:
                 raise samples.DataError(found[key], errors[key])
-            run_cell(paper, cell, found[key], run, console, options.threads, f"[{i}/{len(cells)}] {cell.name}")
+            run_cell(paper, cell, found[key], run, console, options, f"[{i}/{len(cells)}] {cell.name}")
         except (KeyboardInterrupt, Interrupted) as signal:
             run.set_status("interrupted", message=str(signal) or "interrupted")
             raise Interrupted(str(signal)) from None
@@ -93,8 +93,11 @@ def run_cells(paper, cells, found, errors, runs, console, options):
     return failed
 
 
-def run_cell(paper, cell, path, run, console, threads, title):
-    """Trains, scores and stores one cell, continuing from where the run folder stands."""
+def run_cell(paper, cell, path, run, console, options, title):
+    """Trains, scores and stores one cell, continuing from where the run folder stands.
+
+    A finished one is kept, or with `options.rescore` scored again from its last checkpoint.
+    """
     import keras
 
     method = paper.METHODS[cell.method]
@@ -112,12 +115,16 @@ def run_cell(paper, cell, path, run, console, threads, title):
         **{name: value for name, value in _shares(cell.profile).items() if value},
         "data": arrays.fingerprint,
     }
-    manifest = make_manifest(config.seed, arrays.fingerprint, threads, keras.backend.backend())
-    status = run.status
-    if status["state"] == "finished" and run.config == stored:
+    manifest = make_manifest(config.seed, arrays.fingerprint, options.threads, keras.backend.backend())
+    status, defaults = run.status, {f.name: f.default for f in dataclasses.fields(config)}
+    finished = status["state"] == "finished" and run.matches(stored, defaults)
+    if finished and not options.rescore:
         console.print(f"{title}: finished on {status['updated']}, kept")
         return
-    run.open(stored, manifest)
+    if finished:  # what trained it stays; code and data are those of today
+        trained = {name: run.manifest[name] for name in ("command", "hardware", "threads", "date", "backend")}
+        manifest |= trained | {"trained_by": run.manifest.get("trained_by", run.manifest["commit"])}
+    run.open(stored, manifest, defaults)
     detector = method.build(config)
     detector.compile()
     kept, held_out = data_arrays.split_held_out(arrays)

@@ -85,20 +85,27 @@ def measure(detector, arrays, evidence, normal_evidence, names, intervals=False,
         if draws and name == names[0]:
             for protocol, indices in kept.items():
                 whole = found[protocol][name]
-                found[protocol][name] = _drawn(whole, arrays.labels[indices], scores[indices], draws)
+                cut = cuts[name].value if protocol == "clean" else None
+                found[protocol][name] = _drawn(whole, arrays.labels[indices], scores[indices], draws, cut)
                 found[protocol][f"{name}{ALL}"] = whole
     return found, image_scores, cuts
 
 
-def _drawn(whole, labels, scores, draws):
-    """Means of the image metrics over random draws of test images, with the range of the middle 95 % of the draws."""
-    normals, anomalies, times = draws
-    if sum(labels == 0) <= normals and sum(labels == 1) <= anomalies:
+def _drawn(whole, labels, scores, draws, cut):
+    """Means of the image metrics over random draws of test images, with the range of the middle 95 % of the draws.
+
+    Those that `whole` has, undefined ones as None; `cut` is the threshold of the clean protocol's balanced accuracy.
+    """
+    *wanted, times = draws
+    normals, anomalies = (min(count, int(np.sum(labels == kind))) for kind, count in enumerate(wanted))
+    if normals + anomalies == len(labels):
         return dict(whole)
     out = {"images": normals + anomalies, "undefined": whole["undefined"]}
     out["interval"] = f"mean and middle 95 % of {times} draws of {normals} + {anomalies} test images"
-    for name, metric in DRAWN_METRICS.items():
+    at_cut = {"image_balanced_accuracy": lambda labels, scores: metrics.balanced_accuracy(labels, scores, cut)}
+    for name, metric in {**DRAWN_METRICS, **at_cut}.items():
         if whole.get(name) is None:
+            out |= {name: None} if name in whole else {}
             continue
         values = statistics.subset_draws(labels, scores, metric, normals, anomalies, times)
         out[name] = float(np.mean(values))

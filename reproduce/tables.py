@@ -122,8 +122,8 @@ def verdict(row, printed, limits):
         return ""
     scale = 100 if printed["unit"] == "percent" else 1
     target = float(printed["value"]) / scale
-    if printed["relation"] in BOUNDS:
-        return "reproduced" if BOUNDS[printed["relation"]](row["value"], target) else "differs"
+    if printed.get("relation") in BOUNDS:
+        return "close" if BOUNDS[printed["relation"]](row["value"], target) else "differs"  # no value to reproduce
     found = agreement(row["metric"], row["value"], target, row["low"], row["high"], row["seeds"])
     return "close" if found == "reproduced" and printed["provenance"] == "digitised" else found
 
@@ -190,7 +190,7 @@ def _rows(paper, method, subject, protocol, by_seed, printed):
             row["verdict"] = verdict(row, printed.get(_key(row)), limits)
             undefined = first["undefined"].get(metric.split("_")[0])
             undefined = f"undefined: {undefined}" if undefined else ""
-            row["note"] = _texts(trained, interval, undefined, _beyond(paper, metric), note)
+            row["note"] = _texts(trained, interval, undefined, _beyond(paper, metric), ours.note, note)
             rows.append(_Found(row, limits, values, images))
             for other in paper.TABLES:  # that print the same value again
                 key = (other, *_key(row)[1:])
@@ -359,12 +359,19 @@ def joined(paper, rows):
     for key, found in ours.items():
         if any(row["value"] is not None for row in found.values()):
             tables[key[0]].append(_line(paper, beside.get(key), found, key))
-    names = (*getattr(paper, "GROUPS", ()), *(s.category for s in (*paper.SUBJECTS, *paper.SYNTHETIC)))
+    subjects = (*paper.SUBJECTS, *paper.SYNTHETIC)
+    names = (*getattr(paper, "GROUPS", ()), *(shown_category(paper, s.dataset, s.category) for s in subjects))
     for name, lines in tables.items():
         metrics = (*paper.TABLES[name]["metrics"], *METRICS)
         orders = (("category", _ranks(names)), ("metric", _ranks(metrics)), ("method", _ranks(_labels(paper, name))))
         lines.sort(key=lambda x: [order.get(x[what], len(order)) for what, order in orders])  # noqa: B023
     return {name: lines for name, lines in tables.items() if lines}
+
+
+def shown_category(paper, dataset, category):
+    """A category's name, marked where a synthetic one has the name of a real one."""
+    real = {s.category for s in paper.SUBJECTS}
+    return f"{category} ({SYNTHETIC})" if dataset == SYNTHETIC and category in real else category
 
 
 def _labels(paper, table):
@@ -381,9 +388,9 @@ def _ranks(names):
 
 def _line(paper, printed, found, key):
     """One line of a printed table."""
-    _, _, category, method, metric = key
+    _, dataset, category, method, metric = key
     any_row = found.get("paper") or found.get("clean")
-    text = {"category": category, "method": method, "metric": metric, "note": ""}
+    text = {"category": shown_category(paper, dataset, category), "method": method, "metric": metric, "note": ""}
     text["printed"] = printed["relation"].removeprefix("=") + printed["value"] if printed else ""
     if printed and printed["method"] != method:
         text["printed"] += f" ({printed['method']})"
@@ -406,7 +413,7 @@ def _without_run(paper, printed):
     method = printed["method"]
     if method in paper.NOT_RUN:
         return f"not run ({paper.NOT_RUN[method]})"
-    if method in {m.label for m in paper.METHODS.values()}:
+    if method in {m.label + suffix for m in paper.METHODS.values() for suffix in m.of(paper, "scores").values()}:
         return "not run (no data at hand)"
     quoted = method in getattr(paper, "QUOTED", ()) or printed["provenance"].startswith("quoted")
     return "quoted" if quoted else "not run (method not built)"

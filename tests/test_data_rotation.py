@@ -170,3 +170,15 @@ def test_what_cannot_be_sampled_is_refused(textures):
             sampler(textures, **settings)
     with pytest.raises(ValueError, match="no image"):
         sampler([])
+
+
+def test_an_epoch_of_fewer_images_than_there_are_leaves_out_others_each_time():
+    def drawn(epoch, **settings):
+        s = RotatedSampler(((24, 24),) * 10, 24, settings.pop("count", 8), 4, seed=1, **settings)
+        return s.draws(epoch)["image"].ravel().tolist()
+
+    epochs = [drawn(epoch) for epoch in range(8)]
+    assert all(len(set(images)) == 8 for images in epochs) and len({frozenset(images) for images in epochs}) > 1
+    assert {image for images in epochs for image in images} == set(range(10))
+    assert drawn(0, augment=False) == list(range(8))
+    assert sorted(drawn(0, count=20)) == sorted([*range(10), *range(10)])

@@ -230,3 +230,13 @@ def test_scores_by_the_batchs_own_statistics_depend_on_the_batch():
     assert not np.allclose(alone, together)
     alone, together = (np.asarray(detector.image_scores(part)["residual"][0]) for part in (images[:2], images))
     np.testing.assert_allclose(alone, together, atol=1e-5)
+
+
+def test_the_notebooks_second_encoder_keeps_its_initial_weights():
+    """Its moving statistics follow the generated images; G_E learns to meet its codes, which score nothing."""
+    detector = build(**PRESETS["notebook"])
+    before, statistics = values(detector.second_encoder), moving(detector.second_encoder)
+    assert moved_by_a_step(detector) == {"encoder", "decoder", "discriminator"}
+    assert same(before, values(detector.second_encoder)) and not same(statistics, moving(detector.second_encoder))
+    found = detector.evidence(IMAGE)
+    assert detector.score_from(found) == detector.score_from(found, "first_encoder_distance")

@@ -61,13 +61,21 @@ class Run:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         write_json(self.path / "status.json", {**self.status, "state": state, "updated": now, **details})
 
-    def open(self, config, manifest):
+    def matches(self, config, defaults=None):
+        """Whether the run was started with these settings; `defaults` are of settings that may be newer than it."""
+        return {**(defaults or {}), **self.config} == config
+
+    def open(self, config, manifest, defaults=None):
         """Starts the run, or continues it if its settings are the same.
+
+        Args:
+            config, manifest: stored as JSON.
+            defaults: as of `matches`.
 
         Raises:
             ConfigMismatch: the folder was started with other settings; the message names each difference.
         """
-        stored = self.config
+        stored = self.config and {**(defaults or {}), **self.config}
         if stored and stored != config:
             names = sorted(k for k in {*stored, *config} if stored.get(k) != config.get(k))
             differences = "; ".join(f"{k}: stored {stored.get(k)!r}, asked {config.get(k)!r}" for k in names)
