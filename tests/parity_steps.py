@@ -29,7 +29,8 @@ def fix_draws(detector):
     """Replaces what the detector draws for a batch by numbers that both backends have."""
     config = detector.config
     z = np.random.default_rng(0).standard_normal((config.batch_size, config.latent_size)).astype("float32")
-    detector.draw_latents = lambda count: keras.ops.convert_to_tensor(z[:, None, None])  # FCBiGAN
+    drawn = z[:, None, None] if detector.name == "fcbigan" else z  # one latent for each cell of a patch; AnoGAN
+    detector.draw_latents = lambda count: keras.ops.convert_to_tensor(drawn)
     epsilon = np.linspace(0.1, 0.9, config.batch_size, dtype="float32")[:, None]
     both = keras.ops.convert_to_tensor(z), keras.ops.convert_to_tensor(epsilon)
     detector.draw = lambda count: both  # CBiGAN, f-AnoGAN

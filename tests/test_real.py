@@ -58,3 +58,18 @@ def test_cbigans_recipes_on_mvtec(real_data):
         losses = detector.step(detector.prepare(images[:8]))
         assert all(np.isfinite(float(value)) for value in losses.values())
         assert np.isfinite(detector.anomaly_score(arrays.test[0]))
+
+
+def test_casting_is_the_studys(real_data):
+    """The counts, the 64 repeated test normals, and what one draw of 100 + 100 and its clean part leave."""
+    from ganspect.data.arrays import draw_test
+
+    arrays = load_category(real_data / "casting" / "casting_data", channels=1, size=128)
+    assert (len(arrays.train), int((arrays.labels == 0).sum()), int((arrays.labels == 1).sum())) == (2875, 262, 453)
+    assert len(arrays.duplicates) == 64 and all(name.startswith("test/ok_front/") for name in arrays.duplicates)
+    drawn = draw_test(arrays, 100, 100)
+    assert [int((drawn.labels == k).sum()) for k in (0, 1)] == [100, 100]
+    assert "one draw of 100 + 100 of the 262 + 453 test images" in drawn.notes
+    kept, held_out = split_held_out(arrays)
+    assert (len(kept), len(held_out)) == (2587, 288)
+    assert {image.shape for image in arrays.test} == {(128, 128, 1)}
