@@ -175,7 +175,7 @@ def expand(paper, profile, found, methods=None, categories=None, tables=None, se
         List of `Cell`.
 
     Raises:
-        ValueError: a name that the paper does not have, or a wrong override.
+        ValueError: a name that the paper does not have, a wrong override, or settings that a method refuses.
     """
     subjects = [s for s in (*paper.SUBJECTS, *paper.SYNTHETIC) if (s.dataset, s.category) in found]
     _known("category", categories, [s.category for s in (*paper.SUBJECTS, *paper.SYNTHETIC)])
@@ -198,6 +198,10 @@ def expand(paper, profile, found, methods=None, categories=None, tables=None, se
             reduced = plan.settings(subject) if callable(plan.settings) else plan.settings
             fixed = {} if callable(method.settings) else method.settings
             settings = {**method.settings_for(subject), **reduced, **fixed, **chosen}
+            try:
+                method.config(**{"channels": subject.channels, **settings})
+            except ValueError as error:
+                raise ValueError(f"{name} {subject.dataset}/{subject.category}: {error}") from None
             for seed in seeds or plan.seeds:
                 for protocol in ("both", "paper") if profile == "paper" else ("both",):
                     own = {"channels": subject.channels, **settings, "seed": seed}

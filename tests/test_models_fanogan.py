@@ -302,8 +302,12 @@ def test_evidence_is_the_mean_over_overlapping_patches(monkeypatch):
     np.testing.assert_allclose(found["residual"], (sums / counts)[..., 3], atol=1e-5)
     np.testing.assert_allclose(found["patch_scores"], scores, rtol=1e-4)
     assert counts.min() >= 1 and counts.max() > 4 and found["residual"].dtype == "float32"
-    assert detector.score_from(found) == detector.score_from(found, "residual") == found["residual"].max()
+    assert detector.score_from(found, "residual") == found["residual"].max()
+    assert detector.score_from(found) == detector.score_from(found, "anomaly")
     assert detector.score_from(found, "anomaly") == pytest.approx(np.max(scores), rel=1e-4)
+    by_pixels = build(score="residual")
+    assert by_pixels.score_names == ("residual", "anomaly") == detector.score_names[::-1]
+    assert by_pixels.score_from(found) == found["residual"].max()
     assert detector.map_from(found) is found["residual"]
     monkeypatch.setattr(fanogan, "CHUNK", 64)
     for name, value in detector.evidence(image, stride=12).items():

@@ -86,7 +86,7 @@ def test_input_gradient_of_a_linear_critic():
     w = tf.Variable([[3.0], [4.0]])
     x = tf.constant([[1.0, 2.0], [0.5, -1.0]])
     with tf.GradientTape() as tape:
-        (slope,) = Detector.input_gradient(None, lambda v: keras.ops.matmul(v, w), x)
+        (slope,) = Detector().input_gradient(lambda v: keras.ops.matmul(v, w), x)
         penalty = keras.ops.mean((keras.ops.sqrt(keras.ops.sum(slope**2, 1)) - 1) ** 2)
     np.testing.assert_allclose(slope, [[3, 4], [3, 4]])
     assert float(penalty) == pytest.approx(16)

@@ -186,7 +186,10 @@ def test_a_failed_cell_does_not_stop_the_others(tmp_path):
     bad = tmp_path / "synthetic" / "fibres" / "train" / "good" / "000.png"
     bad.write_bytes(bad.read_bytes()[:99])
     arguments = (*"reproduce fcbigan --profile smoke --data-root".split(), tmp_path, *TINY, "epochs=1")
-    done = command(*arguments, "--runs-dir", tmp_path / "runs")
+    refused = command(*arguments, "--runs-dir", tmp_path / "runs")  # a patch size that f-AnoGAN does not take
+    assert refused.returncode == 1 and "f-anogan" in refused.stderr and "patch_size must be 32 or 64" in refused.stderr
+    assert "Traceback" not in refused.stderr and not (tmp_path / "runs").exists()
+    done = command(*arguments, "--methods", "fcbigan", "--runs-dir", tmp_path / "runs")
     assert done.returncode == 2 and "000.png" in done.stderr and "weave seed 0: done" in done.stdout
     status = json.loads((run_folder(tmp_path / "runs") / "status.json").read_text())
     assert status["state"] == "failed" and "000.png" in status["message"] and "Traceback" in status["traceback"]
