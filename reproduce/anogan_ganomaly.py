@@ -13,8 +13,8 @@ Where the cloud images are not at hand, the built-in synthetic clouds stand in f
 
 import sys
 
-from ganspect.data.rotation import RotatedSampler
 from ganspect.models import anogan, ganomaly
+from ganspect.reproduce import baselines
 from ganspect.reproduce.cells import SYNTHETIC as DATASET
 from ganspect.reproduce.cells import Method, Profile, Subject
 
@@ -26,20 +26,13 @@ IMAGES = {"casting": 2875, "cloud": 1400}  # that the study trains on
 STAND_INS = {("cloud", "cloud"): "cloud"}
 
 
-def sampler(config, sizes, held_out=False):
-    """Whole images, in a new order every epoch; with `held_out` one batch in order."""
-    if held_out:
-        return RotatedSampler(sizes, config.image_size, len(sizes), len(sizes), augment=False)
-    return RotatedSampler(sizes, config.image_size, config.images_per_epoch(len(sizes)), config.batch_size, config.seed)
-
-
 def anogan_method(label, tables, unasked=False, **settings):
     """AnoGAN with the study's networks for the category."""
     return Method(
         label,
         anogan.AnoGAN,
         anogan.AnoGANConfig,
-        sampler,
+        baselines.whole_images,
         model_fields=("width", "latent_size", "image_size", "layout"),
         loss_fields=(),
         score_fields=("search", "feature_weight", "search_steps", "search_rate", "restarts", "search_patience"),
@@ -57,27 +50,15 @@ def anogan_method(label, tables, unasked=False, **settings):
 
 def ganomaly_method(label, tables, subjects=(), unasked=False, **settings):
     """GANomaly with the study's networks for the category."""
-    return Method(
+    return baselines.ganomaly_method(
         label,
-        ganomaly.GANomaly,
-        ganomaly.GANomalyConfig,
-        sampler,
-        model_fields=ganomaly.MODEL_FIELDS,
-        loss_fields=ganomaly.LOSS_FIELDS,
-        score_fields=("score_norm", "ge_twice"),
-        settings=lambda subject: ganomaly.PRESETS["study_cloud" if subject.category == "cloud" else "study"] | settings,
+        lambda subject: ganomaly.PRESETS["study_cloud" if subject.category == "cloud" else "study"] | settings,
+        ganomaly_share,
+        millions=51,
+        all_images=ALL,
         tables=tables,
         unasked=unasked,
         subjects=subjects,
-        scores={
-            "encoder_distance": "",
-            "encoder_distance, all": ALL,
-            "first_encoder_distance": ", G_E twice",
-            "residual": ", residual alone",
-        },
-        curves=lambda subject: (("encoder_distance", "image_auroc"), ("residual", "image_auroc")),
-        schedule_share=ganomaly_share,
-        checkpoint_megabytes=lambda config: 51e6 * 12 / 1e6 * (config.width / 64) ** 2,
     )
 
 

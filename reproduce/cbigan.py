@@ -13,11 +13,9 @@ import sys
 
 from ganspect.data.rotation import RotatedSampler
 from ganspect.models.cbigan import PRESETS, CBiGAN, CBiGANConfig
-from ganspect.models.fanogan import FAnoGAN, FAnoGANConfig
-from ganspect.models.ganomaly import LOSS_FIELDS, MODEL_FIELDS, GANomaly, GANomalyConfig
+from ganspect.reproduce.baselines import QUICK_FANOGAN, fanogan_method, ganomaly_method
 from ganspect.reproduce.cells import SYNTHETIC as DATASET
 from ganspect.reproduce.cells import Method, Profile, Subject
-from ganspect.reproduce.fcbigan import QUICK_FANOGAN, fanogan_sampler, fanogan_share
 
 NAME = "cbigan"
 TITLE = "CBiGAN: Combining GANs and AutoEncoders for Efficient Anomaly Detection (ICPR 2020)"
@@ -54,39 +52,6 @@ def method(label, beside="", tables=(), **settings):
     )
 
 
-def whole_image(config, sizes, held_out=False):
-    """GANomaly's batches: whole images in a new order every epoch; with `held_out` one batch in order."""
-    if held_out:
-        return RotatedSampler(sizes, config.image_size, len(sizes), len(sizes), augment=False)
-    count = config.images_per_epoch(len(sizes))
-    return RotatedSampler(sizes, config.image_size, count, config.batch_size, config.seed)
-
-
-def ganomaly_method():
-    """GANomaly as its authors coded it; a table of the poster quotes it without its schedule."""
-    return Method(
-        "GANomaly",
-        GANomaly,
-        GANomalyConfig,
-        whole_image,
-        model_fields=MODEL_FIELDS,
-        loss_fields=LOSS_FIELDS,
-        score_fields=("score_norm", "ge_twice"),
-        settings=lambda subject: {"epochs": GANOMALY_EPOCHS},
-        tables=("balanced-accuracy", "auroc"),
-        unasked=True,
-        scores={
-            "encoder_distance": "",
-            "first_encoder_distance": ", G_E twice",
-            "residual": ", residual alone",
-        },
-        curves=lambda subject: (("encoder_distance", "image_auroc"), ("residual", "image_auroc")),
-        schedule_share=ganomaly_share,
-        note="the schedule of the quoted value is not known: 200 epochs, as GRD-Net's authors trained theirs",
-        checkpoint_megabytes=lambda config: 9.6e6 * 12 / 1e6 * (config.width / 64) ** 2,
-    )
-
-
 def ganomaly_share(config):
     """Share of 200 passes over a training set, of 200 images where an epoch is not one pass."""
     images = config["steps_per_epoch"] * config["batch_size"]
@@ -108,21 +73,21 @@ METHODS = {
         )
         for name in ("2020", "wide")
     },
-    "ganomaly": ganomaly_method(),
-    "f-anogan": Method(
-        "f-AnoGAN",
-        FAnoGAN,
-        FAnoGANConfig,
-        fanogan_sampler,
-        model_fields=("width", "patch_size", "latent_size", "image_size"),
-        loss_fields=("penalty_weight", "kappa"),
-        score_fields=("map_stride", "score"),
-        settings=lambda subject: {"image_size": 512 if subject.settings else 64, "map_stride": 64},
+    # As its authors coded it; the poster quotes it without its schedule.
+    "ganomaly": ganomaly_method(
+        "GANomaly",
+        lambda subject: {"epochs": GANOMALY_EPOCHS},
+        ganomaly_share,
+        millions=9.6,
+        tables=("balanced-accuracy", "auroc"),
+        unasked=True,
+        note="the schedule of the quoted value is not known: 200 epochs, as GRD-Net's authors trained theirs",
+    ),
+    "f-anogan": fanogan_method(
+        lambda subject: {"image_size": 512 if subject.settings else 64, "map_stride": 64},
+        {"anomaly": "", "residual": ", residual alone"},
+        ("anomaly", "image_auroc"),
         tables=("f-anogan",),
-        scores={"anomaly": "", "residual": ", residual alone"},
-        curves=lambda subject: (("anomaly", "image_auroc"),),
-        schedule_share=fanogan_share,
-        checkpoint_megabytes=lambda config: 35e6 * 12 / 1e6 * (config.width / 64) ** 2,
     ),
 }
 

@@ -9,15 +9,13 @@ same last images, which it has seen) and in exact duplicates, which the clean pr
 import sys
 
 from ganspect.data.patches import PatchSampler
-from ganspect.models.fanogan import FAnoGAN, FAnoGANConfig
 from ganspect.models.fcbigan import FCBiGAN, FCBiGANConfig
+from ganspect.reproduce.baselines import HELD_OUT_PATCHES, QUICK_FANOGAN, fanogan_method
 from ganspect.reproduce.cells import SYNTHETIC as DATASET
 from ganspect.reproduce.cells import Method, Profile, Subject
 
 NAME = "fcbigan"
 TITLE = "FCBiGAN: Generative Adversarial Networks And Real-Time Anomaly Detection In Texture Images (thesis, 2021)"
-
-HELD_OUT_PATCHES = 256  # fixed patches of held-out normals, for the reconstruction error after each epoch
 
 
 def sampler(config, sizes, held_out=False):
@@ -25,27 +23,6 @@ def sampler(config, sizes, held_out=False):
     if held_out:
         return PatchSampler(sizes, config.patch_size, HELD_OUT_PATCHES, HELD_OUT_PATCHES, augment=False)
     return PatchSampler(sizes, config.patch_size, config.patches_per_epoch, config.batch_size, config.seed)
-
-
-def fanogan_sampler(config, sizes, held_out=False):
-    """f-AnoGAN's patches, turned as FCBiGAN's; with `held_out` one batch that is only cut."""
-    if held_out:
-        return PatchSampler(sizes, config.patch_size, HELD_OUT_PATCHES, HELD_OUT_PATCHES, augment=False)
-    count = config.generator_steps_per_epoch * config.images_per_step
-    return PatchSampler(sizes, config.patch_size, count, config.images_per_step, config.seed)
-
-
-def fanogan_share(config):
-    """Share of the batches of both phases, in images, that a config (dict) of f-AnoGAN trains."""
-    default = FAnoGANConfig()
-
-    def images(epochs, steps, batch, critic_steps):
-        return epochs * steps * batch * critic_steps
-
-    whole = images(default.epochs, default.generator_steps_per_epoch, default.batch_size, default.critic_steps)
-    epochs = config["gan_epochs"] + config["encoder_epochs"]
-    done = images(epochs, config["generator_steps_per_epoch"], config["batch_size"], config["critic_steps"])
-    return min(1.0, done / whole)
 
 
 METHODS = {
@@ -58,20 +35,11 @@ METHODS = {
         loss_fields=("reconstruction_weight", "generator_reconstruction_weight"),
         score_fields=("aggregation", "linear_weight", "filter_size", "map_stride", "latent_overlap"),
     ),
-    "f-anogan": Method(
-        "f-AnoGAN",
-        FAnoGAN,
-        FAnoGANConfig,
-        fanogan_sampler,
-        model_fields=("width", "patch_size", "latent_size", "image_size"),
-        loss_fields=("penalty_weight", "kappa"),
-        score_fields=("map_stride", "score"),
-        settings={"score": "residual"},
+    "f-anogan": fanogan_method(
+        {"score": "residual"},
+        {"residual": "", "anomaly": ", A of patches"},
+        ("residual", "pixel_aupr"),
         subjects=(*(("mvtec_ad", name) for name in ("carpet", "grid", "leather", "tile", "wood")), (DATASET, "weave")),
-        scores={"residual": "", "anomaly": ", A of patches"},
-        curves=lambda subject: (("residual", "pixel_aupr"),),
-        schedule_share=fanogan_share,
-        checkpoint_megabytes=lambda config: 35e6 * 12 / 1e6 * (config.width / 64) ** 2,
     ),
 }
 
@@ -107,10 +75,6 @@ SCORES = {
 
 NOT_RUN = {}
 
-QUICK_FANOGAN = dict(
-    width=16, batch_size=16, generator_steps_per_epoch=50, gan_epochs=6, encoder_epochs=4, rate=4e-4, encoder_rate=5e-4,
-    map_stride=32,
-)  # fmt: skip
 PROFILES = {
     "smoke": {
         "fcbigan": Profile(

@@ -414,7 +414,7 @@ def _without_run(paper, printed):
     if method in paper.NOT_RUN:
         return f"not run ({paper.NOT_RUN[method]})"
     if method in {m.label + suffix for m in paper.METHODS.values() for suffix in m.of(paper, "scores").values()}:
-        return "not run (no data at hand)"
+        return "not run (no finished run here)"
     quoted = method in getattr(paper, "QUOTED", ()) or printed["provenance"].startswith("quoted")
     return "quoted" if quoted else "not run (method not built)"
 

@@ -144,7 +144,7 @@ def test_a_group_of_which_nothing_ran_has_no_row(tmp_path):
         "mean of 1 of 2 categories: grid"
     }
     lines = lines_by_key(tables.joined(fake, rows)["auroc"])
-    assert lines["CBiGAN", "objects", "image_auroc"]["verdict"] == "not run (no data at hand)"
+    assert lines["CBiGAN", "objects", "image_auroc"]["verdict"] == "not run (no finished run here)"
 
 
 def test_a_whole_group_is_judged_with_its_interval_over_seeds(tmp_path):

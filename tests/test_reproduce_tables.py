@@ -161,8 +161,8 @@ def test_tables_print_every_cell_with_a_reason(tmp_path):
     assert first["FCBiGAN", "seconds_per_image"]["paper"] == "1.50 s"
     assert "FCBiGAN, L_R alone" in {x["method"] for x in joined["1"]}
     second = {(x["category"], x["method"]): x["verdict"] for x in joined["2"]}
-    assert second["grid", "f-AnoGAN"] == "not run (no data at hand)"
-    assert second["grid", "FCBiGAN"] == "not run (no data at hand)"
+    assert second["grid", "f-AnoGAN"] == "not run (no finished run here)"
+    assert second["grid", "FCBiGAN"] == "not run (no finished run here)"
     text = tables.markdown(fcbigan, joined)
     assert all(line["value"] in text for line in tables.published("fcbigan"))
 
