@@ -44,7 +44,8 @@ class Detector(keras.Model):
     #   evidence(image, stride) -> {name: array}, what one forward pass over a uint8 image [H, W, C] gives
     #   map_from(evidence, name) -> float32 [H, W], higher = more anomalous
     #   generated(height, width) -> images [h, w, C] in [-1, 1] drawn from the prior, where it has a generator
-    # and, where its scores need them, score_from and calibrate.
+    # and, where its scores need them, score_from, score_inside and calibrate; where its rates change, rates(rows of
+    # history.csv) -> {optimiser: rate}; where held-out losses are of interest, held_out_losses(batch).
 
     def calibrate(self, images, stride=None):
         """Sets what the scores need of held-out normal images, uint8 `[H, W, C]` each; nothing unless overridden."""
@@ -60,6 +61,10 @@ class Detector(keras.Model):
     def score_from(self, evidence, name=None):
         """Anomaly of an image from its evidence: the maximum of its map unless a method defines its own."""
         return float(self.map_from(evidence, name).max())
+
+    def score_inside(self, evidence, region, name=None):
+        """The same over the pixels of a region of interest, bool `[H, W]`; -inf where it is empty."""
+        return float(self.map_from(evidence, name)[region].max(initial=float("-inf")))
 
     def anomaly_map(self, image, name=None, stride=None):
         """Anomaly of each pixel of one uint8 image `[H, W, C]`: float32 `[H, W]`."""
@@ -109,11 +114,12 @@ class Detector(keras.Model):
         """One forward pass, one optimiser update per loss; every gradient is taken before any update is applied.
 
         Args:
-            losses_fn: `() -> {name: scalar}`. Those named in `updates` are minimised, the others are only logged.
+            losses_fn: `() -> {name: scalar}`. Those named in `updates` are minimised, the others are only returned, and
+                may be any array.
             updates: `{loss name: (list of networks, keras optimiser)}`.
 
         Returns:
-            The dict of scalars.
+            The dict.
         """
         trained = {
             name: [v for network in networks for v in network.trainable_variables]

@@ -33,7 +33,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from ganspect.models import losses
+from ganspect.models import losses, maps
 from ganspect.models.detector import Detector
 
 PHASES = ("gan", "encoder")
@@ -83,7 +83,7 @@ class FAnoGANConfig:
             raise ValueError(f"score must be one of {', '.join(SCORES)}, not {self.score!r}")
         if not self.epochs:
             raise ValueError("gan_epochs and encoder_epochs must not both be 0")
-        check_stride(self.map_stride, self.patch_size)
+        maps.check_stride(self.map_stride, self.patch_size)
 
     @property
     def epochs(self):
@@ -94,12 +94,6 @@ class FAnoGANConfig:
     def images_per_step(self):
         """Images in what one `step` takes, in either phase."""
         return self.critic_steps * self.batch_size
-
-
-def check_stride(stride, patch_size):
-    """Refuses a stride that leaves pixels between patches, or is none, by a ValueError."""
-    if not 1 <= stride <= patch_size:
-        raise ValueError(f"the stride of patches must lie in 1 to their side of {patch_size} pixels, not {stride}")
 
 
 def stages(config):
@@ -185,11 +179,6 @@ def build_encoder(config):
     image = keras.Input((config.patch_size, config.patch_size, config.channels), name="images")
     x = image_path(image, config, batch_norm, "e")
     return keras.Model(image, layers.Dense(config.latent_size, activation="tanh", name="latents")(x), name="encoder")
-
-
-def places(length, patch_size, stride):
-    """Where patches begin along one side of an image: every `stride` pixels, the last flush with the border."""
-    return sorted({*range(0, length - patch_size + 1, stride), length - patch_size})
 
 
 class FAnoGAN(Detector):
@@ -337,32 +326,15 @@ class FAnoGAN(Detector):
             ValueError: the image is smaller than a patch or has other channels; the stride would leave gaps.
         """
         p, stride = self.config.patch_size, self.config.map_stride if stride is None else stride
-        check_stride(stride, p)
+        maps.check_stride(stride, p)
         height, width, channels = image.shape
         if min(height, width) < p or channels != self.config.channels:
             raise ValueError(f"expected at least [{p}, {p}] and {self.config.channels} channels, got {[*image.shape]}")
         if self._compiled_evidence is None:
             self._compiled_evidence = self.compile_inference(lambda x: self.patch_evidence(self.prepare(x)))
-        tops, lefts = places(height, p, stride), places(width, p, stride)
-        corners = [(top, left) for top in tops for left in lefts]
-        rebuilt, residual = np.zeros(image.shape, "float32"), np.zeros((height, width), "float32")
-        covered, scores = np.zeros((height, width), "float32"), []
-        chunk = np.zeros((min(CHUNK, len(corners)), p, p, channels), "uint8")  # one size: one graph
-        for first in range(0, len(corners), len(chunk)):
-            chosen = [np.s_[top : top + p, left : left + p] for top, left in corners[first : first + len(chunk)]]
-            for i, place in enumerate(chosen):
-                chunk[i] = image[place]
-            found = self._compiled_evidence(chunk)
-            for i, place in enumerate(chosen):
-                rebuilt[place] += found["reconstruction"][i]
-                residual[place] += found["residual"][i]
-                covered[place] += 1
-            scores.append(found["anomaly"][: len(chosen)])
-        return {
-            "reconstruction": rebuilt / covered[..., None],
-            "residual": residual / covered,
-            "patch_scores": np.concatenate(scores).reshape(len(tops), len(lefts)),
-        }
+        found = maps.over_patches(self._compiled_evidence, image, p, stride, CHUNK)
+        found["patch_scores"] = found.pop("anomaly")
+        return found
 
     def map_from(self, evidence, name=None):
         """(x - G(E(x)))^2 averaged over channels and overlapping patches (decision 1p): float32 `[H, W]`, >= 0."""

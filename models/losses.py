@@ -1,6 +1,9 @@
 """Losses shared by the methods: pure functions of tensors; their weights are config fields, applied in `step`."""
 
+import numpy as np
 from keras import ops
+
+SSIM_WINDOW, SSIM_DEVIATION = 11, 1.5  # pixels: Wang et al. 2004, DRAEM, GRD-Net
 
 
 def least_squares(outputs, target):
@@ -102,3 +105,68 @@ def binary_cross_entropy(logits, target):
         Scalar, >= 0.
     """
     return ops.mean(ops.softplus(logits) - target * logits)
+
+
+def structural_similarity(images, others):
+    """Mean SSIM with an 11x11 Gaussian window (deviation 1.5 pixels), channels apart: Wang et al. 2004; GRD-Net eq. 1.
+
+    Windows that reach over the border are left out, as scikit-image does; DRAEM's code continues images with zeros.
+    The window is separable and is applied as two products with banded matrices.
+
+    Args:
+        images, others: float `[B, H, W, C]` in [0, 1]; H and W static, at least 11.
+
+    Returns:
+        Scalar in [-1, 1], 1 for equal images.
+    """
+    rows, columns = (ops.convert_to_tensor(_gaussian_bands(length)) for length in images.shape[1:3])
+
+    def blurred(x):
+        return ops.einsum("qw,bpwc->bpqc", columns, ops.einsum("ph,bhwc->bpwc", rows, x))
+
+    mean, other_mean = blurred(images), blurred(others)
+    variances = blurred(ops.square(images) + ops.square(others)) - ops.square(mean) - ops.square(other_mean)
+    covariance = blurred(images * others) - mean * other_mean
+    c1, c2 = 0.01**2, 0.03**2  # of a range of 1
+    luminance = (2 * mean * other_mean + c1) / (ops.square(mean) + ops.square(other_mean) + c1)
+    return ops.mean(luminance * (2 * covariance + c2) / (variances + c2))
+
+
+def _gaussian_bands(length):
+    """The window as a matrix from `length` pixels to the places where it fits: float32 `[length - 10, length]`."""
+    weights = np.exp(-((np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2) ** 2) / (2 * SSIM_DEVIATION**2))
+    bands = np.zeros((length - SSIM_WINDOW + 1, length), "float32")
+    for row in range(len(bands)):
+        bands[row, row : row + SSIM_WINDOW] = weights / weights.sum()
+    return bands
+
+
+def focal_loss(probabilities, target, gamma=2.0):
+    """Mean of `-(1 - p)^gamma log p`, p the probability given to the true class: Lin et al. 2017; GRD-Net eq. 4.
+
+    Args:
+        probabilities: float `[B, H, W, 1]` in [0, 1], of a pixel being anomalous.
+        target: float, same shape, 1 = anomalous, 0 = normal.
+        gamma: >= 0; 0 is cross-entropy.
+
+    Returns:
+        Scalar, >= 0; p is kept above 1e-5, as DRAEM's code does.
+    """
+    p = ops.maximum(target * probabilities + (1 - target) * (1 - probabilities), 1e-5)
+    return ops.mean(-ops.power(1 - p, gamma) * ops.log(p))
+
+
+def region_overlap(probabilities, region):
+    """`|A and R| / min(|A|, |R|)` with soft areas, mean over the batch: GRD-Net, in eq. 8, which has 1 minus it.
+
+    Args:
+        probabilities: float `[B, H, W, 1]` in [0, 1], A.
+        region: float, same shape, 0 or 1, R.
+
+    Returns:
+        Scalar in [0, 1]; 0 where A or R is empty (decision 2s).
+    """
+    axes = tuple(range(1, len(probabilities.shape)))
+    both = ops.sum(probabilities * region, axis=axes)
+    least = ops.minimum(ops.sum(probabilities, axis=axes), ops.sum(region, axis=axes))
+    return ops.mean(both / (least + 1e-6))

@@ -1,5 +1,6 @@
-"""Anomaly maps: padding, smoothing and the dense evaluation of patch discriminators, in `keras.ops`."""
+"""Anomaly maps: padding, smoothing, patches, the dense evaluation of patch discriminators, in `keras.ops`."""
 
+import numpy as np
 from keras import ops
 
 
@@ -20,6 +21,72 @@ def mean_filter(maps, size):
     x = ops.pad(maps, ((0, 0), (before, after), (before, after)), mode="symmetric")[..., None]
     x = ops.average_pool(x, (size, 1), strides=1, padding="valid")
     return ops.average_pool(x, (1, size), strides=1, padding="valid")[..., 0]
+
+
+def padded_mean_filter(maps, size):
+    """Mean over a `size` x `size` window around every pixel, with zeros beyond the border, which count: DRAEM's code.
+
+    Args:
+        maps: float `[B, H, W]`.
+        size: window side in pixels, odd.
+
+    Returns:
+        float `[B, H, W]`.
+    """
+    half = size // 2
+    x = ops.pad(maps, ((0, 0), (half, half), (half, half)))[..., None]
+    x = ops.average_pool(x, (size, 1), strides=1, padding="valid")
+    return ops.average_pool(x, (1, size), strides=1, padding="valid")[..., 0]
+
+
+def check_stride(stride, patch_size):
+    """Refuses a stride that leaves pixels between patches, or is none, by a ValueError."""
+    if not 1 <= stride <= patch_size:
+        raise ValueError(f"the stride of patches must lie in 1 to their side of {patch_size} pixels, not {stride}")
+
+
+def places(length, patch_size, stride):
+    """Where patches begin along one side of an image: every `stride` pixels, the last flush with the border."""
+    return sorted({*range(0, length - patch_size + 1, stride), length - patch_size})
+
+
+def over_patches(run, image, patch_size, stride, chunk):
+    """What a network of patches says of one image: means over the overlapping patches that cover it.
+
+    Args:
+        run: `patches [chunk, p, p, C] -> {name: array [chunk, ...]}`, NumPy in and out.
+        image: `[H, W, C]`, H and W at least `patch_size`.
+        patch_size: p, pixels.
+        stride: between neighbouring patches, pixels, 1 to p; the last of a row or column ends at the border.
+        chunk: patches in one call, always as many (one graph).
+
+    Returns:
+        `{name: array}`: float32 `[H, W, ...]` for arrays with a value for each pixel of a patch, `[n, m]` for those
+        with one for each of the n rows and m columns of patches.
+
+    Raises:
+        ValueError: the stride would leave gaps.
+    """
+    check_stride(stride, patch_size)
+    height, width = image.shape[:2]
+    tops, lefts = places(height, patch_size, stride), places(width, patch_size, stride)
+    corners = [(top, left) for top in tops for left in lefts]
+    patches = np.zeros((min(chunk, len(corners)), patch_size, patch_size, image.shape[-1]), image.dtype)
+    sums, numbers, covered = {}, {}, np.zeros((height, width), "float32")
+    for first in range(0, len(corners), len(patches)):
+        chosen = [np.s_[y : y + patch_size, x : x + patch_size] for y, x in corners[first : first + len(patches)]]
+        for i, place in enumerate(chosen):
+            patches[i] = image[place]
+            covered[place] += 1
+        for name, values in run(patches).items():
+            if values.ndim < 3:
+                numbers.setdefault(name, []).append(values[: len(chosen)])
+                continue
+            total = sums.setdefault(name, np.zeros((height, width, *values.shape[3:]), "float32"))
+            for i, place in enumerate(chosen):
+                total[place] += values[i]
+    means = {name: total / covered.reshape(covered.shape + (1,) * (total.ndim - 2)) for name, total in sums.items()}
+    return means | {name: np.concatenate(x).reshape(len(tops), len(lefts)) for name, x in numbers.items()}
 
 
 def pad_to_multiple(images, multiple):

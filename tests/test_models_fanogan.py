@@ -10,7 +10,8 @@ from tiny_methods import TINY
 
 from ganspect.data.patches import stack_images
 from ganspect.models import fanogan
-from ganspect.models.fanogan import FAnoGAN, FAnoGANConfig, down_block, places, sample_norm, up_block
+from ganspect.models.fanogan import FAnoGAN, FAnoGANConfig, down_block, sample_norm, up_block
+from ganspect.models.maps import places
 from ganspect.training.callbacks import ProgressBar, Recorder
 from ganspect.training.checkpoint import load_state
 from ganspect.training.fit import fit

@@ -1,0 +1,139 @@
+"""What GRD-Net and DRAEM share: the U-Net that marks anomalies, the batches it learns from, its maps and scores.
+
+The U-Net is DRAEM's discriminative network, which GRD-Net takes over unchanged: `build_segmentation`. It sees a
+reconstruction and the image that was reconstructed. Batches are dicts of a clean and a corrupted image, the mask of the
+corruption and the region of interest (`prepare`). Images are in [0, 1].
+"""
+
+import keras
+from keras import layers, ops
+
+from ganspect.models import maps
+from ganspect.models.detector import Detector
+
+LEVELS = (1, 2, 4, 8, 8, 8)  # of the encoder's filters, in widths
+SMALLEST = 2 ** (len(LEVELS) - 1)  # pixels: images are multiples of it
+KERNELS = keras.initializers.RandomNormal(stddev=0.02)
+POOL = 21  # pixels of an image of 256: the window over which the map is averaged for the image score
+CHUNK = 16  # patches scored at once
+
+
+def convolution(x, filters, name):
+    """3x3 convolution, batch normalisation, ReLU; initial values as in DRAEM's code."""
+    x = layers.Conv2D(filters, 3, padding="same", kernel_initializer=KERNELS, name=f"{name}_conv")(x)
+    gamma = keras.initializers.RandomNormal(1.0, 0.02)
+    x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, gamma_initializer=gamma, name=f"{name}_norm")(x)
+    return layers.ReLU(name=f"{name}_act")(x)
+
+
+def block(x, filters, name, last=None):
+    """Two convolutions; the second has `last` filters, where given."""
+    return convolution(convolution(x, filters, f"{name}a"), last or filters, f"{name}b")
+
+
+def enlarged(x, filters, name):
+    """Bilinear enlargement by 2, then a convolution."""
+    return convolution(layers.UpSampling2D(2, interpolation="bilinear", name=f"{name}_up")(x), filters, name)
+
+
+def build_segmentation(channels, width, name="segmentation"):
+    """The U-Net: reconstructions and images `[B, H, W, 2C]` to logits `[B, H, W, 2]` of normal and anomalous.
+
+    H and W are multiples of 32. DRAEM's code; 28.4 million weights at width 64 and 3 channels.
+    """
+    pair = keras.Input((None, None, 2 * channels), name="pair")
+    x, levels = pair, []
+    for i, multiple in enumerate(LEVELS, 1):
+        x = block(layers.MaxPooling2D(2, name=f"pool{i}")(x) if levels else x, multiple * width, f"down{i}")
+        levels.append(x)
+    for i, multiple in zip(range(5, 0, -1), (8, 4, 2, 1, 1), strict=True):
+        x = enlarged(x, multiple * width, f"enlarge{i}")
+        x = layers.Concatenate(name=f"join{i}")([x, levels[i - 1]])
+        x = block(x, multiple * width, f"up{i}")
+    logits = layers.Conv2D(2, 3, padding="same", kernel_initializer=KERNELS, name="logits")(x)
+    return keras.Model(pair, logits, name=name)
+
+
+class SegmentingDetector(Detector):
+    """Base of GRD-Net and DRAEM: everything but their generative networks, losses and step.
+
+    A subclass has `reconstruct(images)` and, unless it trains without it, `segmentation`; its config has `image_size`,
+    `patch_size`, `patch_stride` and `channels`.
+    """
+
+    score_names = ("anomaly", "residual")
+    panel_maps = ("residual", None)
+    segmentation = None
+    _compiled = None
+
+    def prepare(self, batch):
+        """Maps images in 0..255 to float32 in [0, 1], alone or in a batch `{"images", "corrupted", "mask", "roi"}`."""
+        if isinstance(batch, dict):
+            scaled = {name: ops.cast(batch[name], "float32") / 255.0 for name in ("images", "corrupted")}
+            return scaled | {name: ops.cast(batch[name], "float32") for name in ("mask", "roi")}
+        return ops.cast(batch, "float32") / 255.0
+
+    def probabilities(self, reconstructions, images, training=False):
+        """The U-Net's A: float `[B, H, W, 1]` in [0, 1], the probability that a pixel is anomalous."""
+        logits = self.segmentation(ops.concatenate([reconstructions, images], axis=-1), training=training)
+        return ops.softmax(logits, axis=-1)[..., 1:]
+
+    def pixel_scores(self, images):
+        """What the scores of images are made of.
+
+        Args:
+            images: float `[B, p, p, C]` in [0, 1].
+
+        Returns:
+            `{"reconstruction": [B, p, p, C], "residual": [B, p, p], "anomaly": [B, p, p]}`: |x - x'| averaged over
+            channels (beyond the papers), and A, where there is a U-Net.
+        """
+        rebuilt = self.reconstruct(images)
+        found = {"reconstruction": rebuilt, "residual": ops.mean(ops.abs(images - rebuilt), axis=-1)}
+        if self.segmentation is not None:
+            found["anomaly"] = self.probabilities(rebuilt, images)[..., 0]
+        return found
+
+    @property
+    def pool_size(self):
+        """Side of the window that the image score averages over: 21 pixels of 256, 11 of 128 (decision 2n)."""
+        return 2 * round(POOL // 2 * self.config.image_size / 256) + 1
+
+    def evidence(self, image, stride=None):
+        """Reconstruction and maps of one image; of larger ones than a patch, means over overlapping patches.
+
+        Args:
+            image: uint8 `[image_size, image_size, C]`.
+            stride: not used: `config.patch_stride` places the patches.
+
+        Returns:
+            NumPy arrays `{"reconstruction": [S, S, C] in [-1, 1]}` and, for each of `score_names`, its map `[S, S]` and
+            "<name>, smoothed" `[S, S]`.
+
+        Raises:
+            ValueError: the image has another shape.
+        """
+        c = self.config
+        if image.shape != (c.image_size, c.image_size, c.channels):
+            raise ValueError(f"expected {[c.image_size, c.image_size, c.channels]}, got {list(image.shape)}")
+        if self._compiled is None:
+            self._compiled = (
+                self.compile_inference(lambda x: self.pixel_scores(self.prepare(x))),
+                self.compile_inference(lambda x: maps.padded_mean_filter(x, self.pool_size)),
+            )
+        score, smooth = self._compiled
+        found = maps.over_patches(score, image, c.patch_size, c.patch_stride, CHUNK)
+        found["reconstruction"] = found["reconstruction"] * 2 - 1
+        return found | {f"{name}, smoothed": smooth(found[name][None])[0] for name in self.score_names}
+
+    def map_from(self, evidence, name=None):
+        """A, not smoothed, as DRAEM's code measures pixels; or the residual: float32 `[S, S]`, >= 0."""
+        return evidence[name or self.score_names[0]]
+
+    def score_from(self, evidence, name=None):
+        """The maximum of the map averaged over a window (decision 2n): float."""
+        return float(evidence[f"{name or self.score_names[0]}, smoothed"].max())
+
+    def score_inside(self, evidence, region, name=None):
+        """The same maximum over the pixels of a region of interest, bool `[S, S]`; -inf of an empty one."""
+        return float(evidence[f"{name or self.score_names[0]}, smoothed"][region].max(initial=float("-inf")))
