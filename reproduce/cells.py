@@ -31,6 +31,8 @@ class Method:
         curves: as the paper's `curves`, likewise.
         note: printed with its rows.
         schedule_share, checkpoint_megabytes: as the paper's, where the method's config is of another class.
+        regions: whether its training images carry their region of interest as a last channel.
+        attends: whether that is the category's (its files, else the script's REGIONS); otherwise all of the image.
     """
 
     label: str
@@ -50,6 +52,8 @@ class Method:
     curves: Callable | None = None
     schedule_share: Callable | None = None
     checkpoint_megabytes: Callable | None = None
+    regions: bool = False
+    attends: bool = False
 
     def settings_for(self, subject):
         """Config fields that the paper sets for this method and category."""

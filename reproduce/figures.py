@@ -132,12 +132,17 @@ def draw_curves(paper, run: Run):
         points += [(steps[-1], last) for last in stored if last is not None][:1]
         metrics[f"{name} {metric}"] = tuple(map(list, zip(*points, strict=True))) if points else ([], [])
     label, first = method.label, curves[0][1]
-    lines = {(p["method"], p["dataset"], p["category"], p["metric"]): float(p["value"]) for p in published(paper.NAME)}
+    lines = {(p["method"], p["dataset"], p["category"], p["metric"]): _fraction(p) for p in published(paper.NAME)}
     suffix = method.of(paper, "scores").get(f"{curves[0][0]}{ALL}", "")  # the points are of all test images
     printed = [lines[key] for key in ((label + suffix, *place, first), (label, *place, first)) if key in lines]
     title = f"{label}, {subject.category}"
     figure = plots.training_curves(history, steps, metrics, printed[0] if printed else None, title)
     plots.save_figure(figure, run.path / "figures" / "training.png")
+
+
+def _fraction(printed):
+    """A printed value as a fraction, or as it stands."""
+    return float(printed["value"]) / (100 if printed["unit"] == "percent" else 1)
 
 
 def to_pixels(image):

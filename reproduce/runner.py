@@ -8,9 +8,9 @@ import traceback
 import numpy as np
 
 from ganspect.data import arrays as data_arrays
-from ganspect.data import check, samples
+from ganspect.data import check, regions, samples
 from ganspect.data.patches import stack_images
-from ganspect.reproduce import figures, scoring
+from ganspect.reproduce import figures, milestones, scoring
 from ganspect.training import callbacks as training_callbacks
 from ganspect.training.checkpoint import load_state
 from ganspect.training.files import atomic_write, write_json
@@ -104,6 +104,8 @@ def run_cell(paper, cell, path, run, console, options, title):
     config = method.config(**cell.settings)
     size = getattr(config, "image_size", None) or None  # methods that see whole images, or patches of a resized one
     arrays = data_arrays.load_category(path, *_key(cell), channels=config.channels, size=size)
+    recipe = getattr(paper, "REGIONS", {}).get(_key(cell))
+    arrays = regions.add_regions(arrays, recipe) if recipe else arrays
     stored = {
         **dataclasses.asdict(config),
         "method": cell.method,
@@ -136,11 +138,21 @@ def run_cell(paper, cell, path, run, console, options, title):
         note = f"thresholds from {len(normals)} of {len(held_out)} held-out normals"
         arrays = dataclasses.replace(arrays, notes=(*arrays.notes, note))
     chosen = kept if cell.protocol == "both" else np.arange(len(arrays.train))
-    measurements = Measurements(paper, method, detector, arrays, normals, cell.profile, run)
-    train(method, detector, [arrays.train[i] for i in chosen], measurements, run, console, title)
-    shown = thinned(chosen, cell.profile.train) if cell.profile.train else ()
     facts = {"train_images": len(chosen), "source_shape": data_arrays.smallest_image(path, *_key(cell))}
-    score(paper, detector, arrays, measurements, shown, facts, run, console, title)
+    held_out = training_images(method, arrays, thinned(held_out, cell.profile.normals))
+    measurements = Measurements(paper, cell, detector, arrays, normals, held_out, facts, run)
+    train(method, detector, training_images(method, arrays, chosen), measurements, run, console, title)
+    shown = thinned(chosen, cell.profile.train) if cell.profile.train else ()
+    score(paper, detector, arrays, measurements, shown, run, console, title)
+
+
+def training_images(method, arrays, indices):
+    """The training images of these indices, where the method has it with the region of interest as a last channel."""
+    images = [arrays.train[i] for i in indices]
+    if not method.regions:
+        return images
+    seen = [arrays.train_rois[i] for i in indices] if method.attends and arrays.train_rois else None
+    return regions.with_regions(images, seen)
 
 
 def thinned(indices, count):
@@ -168,9 +180,10 @@ def train(method, detector, images, measurements, run, console, title):
     recorder = training_callbacks.Recorder(run, first, sampler.steps, measurements)
     best = run.path / "checkpoints" / "best.npz"
     early = training_callbacks.EarlyStop(recorder, best) if getattr(config, "early_stopping", False) else None
+    rates = training_callbacks.RateSchedule(recorder) if hasattr(detector, "rates") else None
     stop = training_callbacks.StopOnSignal()
     bar = training_callbacks.ProgressBar(title, sampler, config.epochs, first, console)
-    calls = [recorder, *([early] if early else []), stop, bar]
+    calls = [recorder, *(call for call in (early, rates) if call), stop, bar]
     start = time.perf_counter()
     try:
         if not (early and early.is_over()):
@@ -186,23 +199,39 @@ def train(method, detector, images, measurements, run, console, title):
 class Measurements:
     """What is measured after an epoch: errors on held-out normals and, at some epochs, metrics of the test set.
 
-    The test metrics make the curve against training steps; nothing is chosen by them.
+    The test metrics make the curve against training steps and, at the epochs at which the paper prints values, rows of
+    its tables; nothing is chosen by them.
+
+    Args:
+        paper, cell, detector, arrays, run: of the training.
+        normals: held-out normal images, uint8 `[H, W, C]`.
+        held_out: the same as the method trains on them (`training_images`).
+        facts: stored with every set of metrics.
     """
 
-    def __init__(self, paper, method, detector, arrays, normals, profile, run):
+    def __init__(self, paper, cell, detector, arrays, normals, held_out, facts, run):
+        method, profile = paper.METHODS[cell.method], cell.profile
         self.detector, self.arrays, self.normals, self.profile, self.run = detector, arrays, normals, profile, run
+        self.draws = None if profile.drawn else getattr(paper, "DRAWS", None)
+        self.facts = facts
         self.metrics = tuple(
             dict.fromkeys(m for t in paper.TABLES.values() for m in t["metrics"] if "seconds" not in m)
         )
         epochs, points = detector.config.epochs, profile.curve
         self.epochs = {round(epochs * (i + 1) / points) for i in range(points)} - {epochs}
-        stack, sizes = stack_images(normals)
-        self.reconstruct = None
+        self.milestones = milestones.to_score(paper, method, cell.subject, epochs)
+        stack, sizes = stack_images(held_out)
+        self.batch = self.reconstruct = self.losses = None
         if hasattr(detector, "reconstruct"):
             sampler = method.sampler(detector.config, sizes, held_out=True)
             row = {name: values[0] for name, values in sampler.draws(0).items()}
-            self.patches = np.asarray(detector.prepare(sampler.batch(stack, row)))
-            self.reconstruct = detector.compile_inference(detector.reconstruct)
+            batch = detector.prepare(sampler.batch(stack, row))
+            if hasattr(detector, "held_out_losses"):
+                self.batch = {name: np.asarray(values) for name, values in batch.items()}
+                self.losses = detector.compile_inference(detector.held_out_losses)
+            else:
+                self.batch = np.asarray(batch)
+                self.reconstruct = detector.compile_inference(detector.reconstruct)
 
     def start(self, first, steps):
         """Keeps the points of the finished epochs of a resumed training."""
@@ -210,15 +239,24 @@ class Measurements:
         self.curve = [row for row in self.run.read_table("curve.csv") if int(row["epoch"]) <= first]
 
     def __call__(self, epoch):
+        if epoch in self.milestones:
+            self.store(*scoring.score_category(self.detector, self.arrays, self.normals), epoch)
         if epoch in self.epochs:
             self.add_point(epoch)
         return self.held_out()
 
     def held_out(self):
-        """Mean absolute errors of fixed held-out patches in [-1, 1] and of fixed latents, where the method has them."""
+        """Mean absolute errors of fixed held-out patches in [-1, 1] and of fixed latents, where the method has them.
+
+        Of a method with losses of its own for them: those, and its learning rate.
+        """
         found = {}
         if self.reconstruct:
-            found["held_out_mae"] = float(np.mean(np.abs(self.patches - self.reconstruct(self.patches))))
+            found["held_out_mae"] = float(np.mean(np.abs(self.batch - self.reconstruct(self.batch))))
+        if self.losses:
+            found = {f"held_out_{name}": float(value) for name, value in self.losses(self.batch).items()}
+        if hasattr(self.detector, "rates"):
+            found["rate"] = float(next(iter(self.detector.optimizers.values())).learning_rate)
         if hasattr(self.detector, "latent_error"):
             found["latent_mae"] = self.detector.latent_error()
         return found
@@ -235,8 +273,39 @@ class Measurements:
         self.curve.append(row)
         self.run.write_table("curve.csv", self.curve)
 
+    def store(self, evidence, normal_evidence, seconds, epoch):
+        """Measures the test set after an epoch and stores its scores and metrics; returns the threshold of a pixel."""
+        detector, arrays, names = self.detector, self.arrays, self.detector.score_names
+        found, image_scores, cuts = scoring.measure(
+            detector, arrays, evidence, normal_evidence, names, intervals=True, draws=self.draws
+        )
+        threshold = scoring.normal_threshold(detector, normal_evidence, names[0])
+        rows = [
+            {"image": image, "label": int(label), "defect": defect}
+            | {name: float(image_scores[name][i]) for name in names}
+            for i, (image, label, defect) in enumerate(
+                zip(arrays.test_names, arrays.labels, arrays.defects, strict=True)
+            )
+        ]
+        self.run.write_table(f"scores_{epoch}.csv", rows)
+        write_json(
+            self.run.metrics_path(epoch if epoch < detector.config.epochs else None),
+            {
+                "protocols": found,
+                "seconds_per_image": seconds,
+                "image_shape": list(arrays.test[0].shape),
+                "threshold": _plain(threshold),  # of a pixel
+                "image_thresholds": {name: _plain(cut) for name, cut in cuts.items()},
+                "held_out": self.held_out(),
+                **self.facts,
+                "all_train_images": len(arrays.train),
+                "notes": list(arrays.notes),
+            },
+        )
+        return threshold
 
-def score(paper, detector, arrays, measurements, shown, facts, run, console, title):
+
+def score(paper, detector, arrays, measurements, shown, run, console, title):
     """Scores the test set with the last weights and stores scores, metrics, maps and figures.
 
     `shown` are the training images to score for pictures.
@@ -254,35 +323,11 @@ def score(paper, detector, arrays, measurements, shown, facts, run, console, tit
                 for i, found in zip(shown, detector.evidences([arrays.train[i] for i in shown]), strict=True)
             ]
             run.write_table("scores_train.csv", rows)
-        names, draws = detector.score_names, None if "drawn" in run.config else getattr(paper, "DRAWS", None)
-        found, image_scores, cuts = scoring.measure(
-            detector, arrays, evidence, normal_evidence, names, intervals=True, draws=draws
-        )
-        threshold = scoring.normal_threshold(detector, normal_evidence, names[0])
-        columns = {name: image_scores[name] for name in names}
-        rows = [
-            {"image": image, "label": int(label), "defect": defect, **{n: float(v[i]) for n, v in columns.items()}}
-            for i, (image, label, defect) in enumerate(
-                zip(arrays.test_names, arrays.labels, arrays.defects, strict=True)
-            )
-        ]
-        run.write_table(f"scores_{detector.config.epochs}.csv", rows)
-        write_json(
-            run.path / "metrics.json",
-            {
-                "protocols": found,
-                "seconds_per_image": seconds,
-                "image_shape": list(arrays.test[0].shape),
-                "threshold": _plain(threshold),  # of a pixel
-                "image_thresholds": {name: _plain(cut) for name, cut in cuts.items()},
-                "held_out": measurements.held_out(),
-                **facts,
-                "all_train_images": len(arrays.train),
-                "notes": list(arrays.notes),
-            },
-        )
+        threshold = measurements.store(evidence, normal_evidence, seconds, detector.config.epochs)
         save_maps(detector, arrays, evidence, run)
         figures.draw_run(paper, detector, arrays, evidence, normal_evidence, threshold.value, run)
+        if hasattr(paper, "draw_run"):
+            paper.draw_run(detector, arrays, evidence, measurements.batch, run)
     run.set_status("finished", message="")
     console.print(f"{title}: done")
 

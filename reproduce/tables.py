@@ -2,7 +2,9 @@
 
 A paper's script gives METHODS, SUBJECTS, SYNTHETIC, TABLES, SCORES (`{score: suffix of the method's label}`, headline
 first) and NOT_RUN (`{printed method: reason}`), and where it has them GROUPS (`{name: (dataset, categories)}`), BEYOND
-(metrics that the paper does not print), QUOTED (printed methods that are not ours) and `claims(rows)`.
+(metrics that the paper does not print), QUOTED (printed methods that are not ours), MILESTONES (see `milestones`),
+LOSSES (`{metric: loss}`, measured on training and on held-out images), PRIVATE (`{table: (dataset, category)}` that is
+not to be had, for which ours stand in) and `claims(rows)`.
 """
 
 import csv
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from ganspect.evaluation.statistics import seed_interval
+from ganspect.reproduce import milestones
 from ganspect.reproduce.cells import SYNTHETIC, departures
 from ganspect.training.run import Run
 
@@ -20,12 +23,13 @@ COLUMNS = (
     *("schedule", "model", "data", "verdict", "command", "commit", "hardware", "date", "note"),
 )
 KEYS = ("table", "method", "epochs", "dataset", "category", "metric")
-SHARES = ("pixel_aupr", "image_ap", "loss")  # judged by relative difference
+SHARES = ("pixel_aupr", "image_ap")  # judged by relative difference, as losses are
 BOUNDS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}  # of a printed relation
 METRICS = (
     *("image_auroc", "image_ap", "image_f1_max", "image_accuracy_oracle"),
     *("image_balanced_accuracy_oracle", "image_balanced_accuracy"),
     *("pixel_auroc", "pixel_aupr"),
+    *milestones.ROI_METRICS,
 )
 
 
@@ -95,7 +99,7 @@ def agreement(metric, value, printed, low=None, high=None, seeds=1):
     """
     distance = abs(value - printed)
     near, far = 0.02, 0.05
-    if metric in SHARES:
+    if metric in SHARES or metric.endswith("_loss"):
         distance, near, far = distance / abs(printed), 0.20, 0.50
     inside = seeds >= 3 and low is not None and low <= printed <= high and (high - low) / 2 <= 0.03
     if distance <= near + 1e-9 or inside:
@@ -155,55 +159,113 @@ def measured(paper, cells, runs):
 
 
 def _printed(paper):
-    """`{(table, dataset, category, label, metric): printed line}`, also by the labels that stand beside a method."""
+    """`{key: printed line}` with keys as of `_key`, also by the labels and the data that stand beside printed ones."""
     lines, ours = {}, paper.METHODS.values()
     for line in published(paper.NAME):
         besides = (_headline(paper, method) for method in ours if method.beside == line["method"])
         for label in (line["method"], *besides):
-            lines[line["table"], line["dataset"], line["category"], label, line["metric"]] = line
+            lines[_key(line | {"method": label})] = line
+        if getattr(paper, "PRIVATE", {}).get(line["table"]) == (line["dataset"], line["category"]):
+            for subject in (*paper.SUBJECTS, *paper.SYNTHETIC):
+                lines[_key(line | {"dataset": subject.dataset, "category": subject.category})] = line
     return lines
 
 
 def _rows(paper, method, subject, protocol, by_seed, printed):
-    """Rows of one method, category and protocol: every score, every metric, then the seconds."""
-    ours, run = paper.METHODS[method], next(iter(by_seed.values()))
-    changes, share = departures(ours, subject, run.config), ours.of(paper, "schedule_share")(run.config)
-    common, note = _common(subject, protocol, run, changes, share)
-    images = run.metrics["train_images"], run.metrics["all_train_images"]
+    """Rows of one method, category and protocol, of every epoch that it was measured at."""
+    ours, first = paper.METHODS[method], next(iter(by_seed.values()))
+    views = milestones.views(paper, ours, subject, first.config)
+    rows = [row for view in views for row in _view_rows(paper, ours, subject, protocol, by_seed, view, printed)]
+    return rows + ([_seconds(paper, ours, subject, by_seed, views[0])] if protocol == "paper" else [])
+
+
+def _view_rows(paper, ours, subject, protocol, by_seed, view, printed):
+    """Rows of one view: every score, every metric, then the losses."""
+    run = next(iter(by_seed.values()))
+    changes = _changes(ours, subject, run, view)
+    measured = {seed: run.metrics_at(view.epoch) for seed, run in by_seed.items()}
+    measured = {seed: metrics for seed, metrics in measured.items() if metrics}
+    if not measured:
+        return []
+    metrics = next(iter(measured.values()))
+    common, note = _common(paper, subject, protocol, run, metrics, changes, view)
+    images = metrics["train_images"], metrics["all_train_images"]
     trained = f"trained on {images[0]} of {images[1]} normal images"
-    rows, suffixes = [], _suffixes(ours.of(paper, "scores"), run)
+    after = f"after {view.epoch} of the {view.milestone} epochs" if 0 < view.epoch < view.milestone else ""
+    suffixes = _suffixes(ours.of(paper, "scores"), metrics)
+    rows = []
+    for label, metric, by_run, first in _values(suffixes, measured, protocol):
+        if (view.listed or metric in milestones.ROI_METRICS) and not _listed(paper, view.tables, metric):
+            continue
+        value, low, high, interval = _joined(list(by_run.values()), first, metric)
+        table = _table(paper, view.tables, metric)
+        row = {**common, "table": table, "method": ours.label + label, "metric": metric}
+        row |= {"value": value, "low": low, "high": high, "seeds": len(by_run)}
+        beside = bool(ours.beside) and label == next(iter(suffixes.values()))
+        beside = beside and metric in paper.TABLES[table]["metrics"]
+        limits = Limits(common["data"] != "paper", "", beside, *map(bool, changes), view.share)
+        row["verdict"] = verdict(row, printed.get(_key(row)), limits)
+        undefined = first["undefined"].get(metric) or first["undefined"].get(metric.split("_")[0])
+        undefined = f"undefined: {undefined}" if undefined else ""
+        row["note"] = _texts(after, trained, interval, undefined, _beyond(paper, metric), ours.note, note)
+        rows.append(_Found(row, limits, by_run, images))
+        for other in view.tables:  # that print the same value again
+            key = _key(row | {"table": other})
+            if other != table and key in printed:
+                again = row | {"table": other, "verdict": verdict(row, printed[key], limits)}
+                rows.append(_Found(again, limits, by_run, images))
+    if protocol == "clean":
+        return rows
+    return rows + _losses(paper, ours, common, by_seed, view, changes, _texts(after, trained, ours.note, note), printed)
+
+
+def _changes(ours, subject, run, view):
+    """`departures` of a run; those in the number of epochs are the view's share where its tables have milestones."""
+    config = {name: value for name, value in run.config.items() if not (view.milestone and name == "epochs")}
+    return departures(ours, subject, config)
+
+
+def _values(suffixes, measured, protocol):
+    """Yields (suffix of the label, metric, value of each seed, what the first seed's score has) of every score."""
     for score, suffix in suffixes.items():
-        stored = {seed: run.metrics["protocols"][protocol].get(score) for seed, run in by_seed.items()}
+        stored = {seed: metrics["protocols"][protocol].get(score) for seed, metrics in measured.items()}
         stored = {seed: values for seed, values in stored.items() if values is not None}
         for metric in METRICS:
-            values = {seed: values[metric] for seed, values in stored.items() if metric in values}
-            if not values:
+            found = {seed: values[metric] for seed, values in stored.items() if metric in values}
+            if found:
+                yield suffix, metric, found, stored[next(iter(found))]
+
+
+def _losses(paper, ours, common, by_seed, view, changes, note, printed):
+    """Rows of the losses of training and of held-out images after an epoch, in tables that list them."""
+    rows = []
+    for what, column in getattr(paper, "LOSSES", {}).items():
+        for prefix, start in (("train_", ""), ("validation_", "held_out_")):
+            metric = prefix + what
+            found = {seed: _at_epoch(run, view.epoch, start + column) for seed, run in by_seed.items()}
+            found = {seed: value for seed, value in found.items() if value is not None}
+            if not found or not _listed(paper, view.tables, metric):
                 continue
-            first = stored[next(iter(values))]
-            value, low, high, interval = _joined(list(values.values()), first, metric)
-            table = _table(paper, ours, subject, metric)
-            row = {**common, "table": table, "method": ours.label + suffix, "metric": metric}
-            row |= {"value": value, "low": low, "high": high, "seeds": len(values)}
-            beside = bool(ours.beside) and score == next(iter(suffixes))
-            beside = beside and metric in paper.TABLES[table]["metrics"]
-            limits = Limits(common["data"] != "paper", "", beside, *map(bool, changes), share)
+            value, low, high, interval = _joined(list(found.values()), {}, metric)
+            row = {**common, "table": _table(paper, view.tables, metric), "method": ours.label, "metric": metric}
+            row |= {"value": value, "low": low, "high": high, "seeds": len(found)}
+            limits = Limits(common["data"] != "paper", "", False, *map(bool, changes), view.share)
             row["verdict"] = verdict(row, printed.get(_key(row)), limits)
-            undefined = first["undefined"].get(metric.split("_")[0])
-            undefined = f"undefined: {undefined}" if undefined else ""
-            row["note"] = _texts(trained, interval, undefined, _beyond(paper, metric), ours.note, note)
-            rows.append(_Found(row, limits, values, images))
-            for other in paper.TABLES:  # that print the same value again
-                key = (other, *_key(row)[1:])
-                if other != table and key in printed:
-                    again = row | {"table": other, "verdict": verdict(row, printed[key], limits)}
-                    rows.append(_Found(again, limits, values, images))
-    return rows + ([_seconds(paper, ours, subject, common, by_seed)] if protocol == "paper" else [])
+            row["note"] = _texts(note, interval, _beyond(paper, metric))
+            rows.append(_Found(row, limits, found, (0, 0)))
+    return rows
 
 
-def _suffixes(scores, run):
+def _at_epoch(run, epoch, column):
+    """A number of history.csv, or None."""
+    text = next((row.get(column) for row in run.read_table("history.csv") if int(row["epoch"]) == epoch), None)
+    return float(text) if text else None
+
+
+def _suffixes(scores, metrics):
     """`{score: suffix}` as in SCORES, but the headline is the score that the run's own settings chose, its first."""
     default, *others = scores
-    chosen = next(iter(run.metrics["protocols"]["paper"]))
+    chosen = next(iter(metrics["protocols"]["paper"]))
     return {chosen: scores[default]} | {name: scores[name] for name in others if name != chosen}
 
 
@@ -212,16 +274,19 @@ def _headline(paper, method):
     return method.label + next(iter(method.of(paper, "scores").values()))
 
 
-def _common(subject, protocol, run, changes, share):
-    """The columns that all rows of a training share, and the remarks on its data."""
+def _common(paper, subject, protocol, run, metrics, changes, view):
+    """The columns that all rows of a view share, and the remarks on its data."""
     manifest = run.manifest
-    data, note = describe_data(subject, run.metrics)
+    data, note = describe_data(subject, metrics)
+    private = [getattr(paper, "PRIVATE", {}).get(table) for table in view.tables]
+    if private and all(private):
+        data = f"{subject.dataset}/{subject.category} in the place of {'/'.join(private[0])}"
     return {
-        "epochs": "",
+        "epochs": str(view.milestone or ""),
         "dataset": subject.dataset,
         "category": subject.category,
         "protocol": protocol,
-        "schedule": f"{share:.4g}",
+        "schedule": f"{view.share:.4g}",
         "model": "; ".join(sum(changes, [])) or "paper",
         "data": data,
         "command": manifest["command"],
@@ -231,14 +296,15 @@ def _common(subject, protocol, run, changes, share):
     }, note
 
 
-def _seconds(paper, method, subject, common, by_seed):
+def _seconds(paper, method, subject, by_seed, view):
     """The row of seconds per image, the mean over seeds."""
     metric, run = "seconds_per_image", next(iter(by_seed.values()))
     values = {seed: run.metrics[metric] for seed, run in by_seed.items()}
+    common, _ = _common(paper, subject, "paper", run, run.metrics, _changes(method, subject, run, view), view)
     size = "x".join(map(str, run.metrics["image_shape"][1::-1]))
     stride = run.config.get("map_stride")
     stride = f", map at stride {stride}" if stride else ""
-    row = {**common, "table": _table(paper, method, subject, metric), "method": method.label, "metric": metric}
+    row = {**common, "table": _table(paper, view.tables, metric), "method": method.label, "metric": metric}
     row |= {"value": sum(values.values()) / len(values), "low": None, "high": None, "seeds": len(values), "verdict": ""}
     row["note"] = _texts(f"{size} image{stride}; median over the test images", _beyond(paper, metric))
     return _Found(row, Limits(), values, (0, 0))
@@ -296,14 +362,17 @@ def _mean(members, partial):
     return _Found(row, joint, by_seed, tuple(map(sum, zip(*(x.images for x in members), strict=True))))
 
 
-def _table(paper, method, subject, metric):
+def _table(paper, tables, metric):
     """The table that a metric's row belongs to: the first that lists it, else the first of all."""
-    tables = method.tables or subject.tables
     return next((name for name in tables if metric in paper.TABLES[name]["metrics"]), tables[0])
 
 
+def _listed(paper, tables, metric):
+    return any(metric in paper.TABLES[name]["metrics"] for name in tables)
+
+
 def _key(row):
-    return tuple(row[name] for name in ("table", "dataset", "category", "method", "metric"))
+    return tuple(row[name] for name in ("table", "dataset", "category", "method", "metric", "epochs"))
 
 
 def _beyond(paper, metric):
@@ -363,7 +432,7 @@ def joined(paper, rows):
     names = (*getattr(paper, "GROUPS", ()), *(shown_category(paper, s.dataset, s.category) for s in subjects))
     for name, lines in tables.items():
         metrics = (*paper.TABLES[name]["metrics"], *METRICS)
-        orders = (("category", _ranks(names)), ("metric", _ranks(metrics)), ("method", _ranks(_labels(paper, name))))
+        orders = (("category", _ranks(names)), ("metric", _ranks(metrics)), ("label", _ranks(_labels(paper, name))))
         lines.sort(key=lambda x: [order.get(x[what], len(order)) for what, order in orders])  # noqa: B023
     return {name: lines for name, lines in tables.items() if lines}
 
@@ -388,9 +457,12 @@ def _ranks(names):
 
 def _line(paper, printed, found, key):
     """One line of a printed table."""
-    _, dataset, category, method, metric = key
+    table, dataset, category, method, metric, epochs = key
     any_row = found.get("paper") or found.get("clean")
-    text = {"category": shown_category(paper, dataset, category), "method": method, "metric": metric, "note": ""}
+    several = len(milestones.of_paper(paper).get(table, ())) > 1
+    shown = f"{method}, {epochs} epochs" if several else method
+    text = {"category": shown_category(paper, dataset, category), "method": shown, "metric": metric, "note": ""}
+    text["label"] = method
     text["printed"] = printed["relation"].removeprefix("=") + printed["value"] if printed else ""
     if printed and printed["method"] != method:
         text["printed"] += f" ({printed['method']})"
@@ -411,6 +483,8 @@ def _line(paper, printed, found, key):
 def _without_run(paper, printed):
     """Verdict of a printed line that nothing was measured for."""
     method = printed["method"]
+    if (printed["dataset"], printed["category"]) in getattr(paper, "PRIVATE", {}).values():
+        return "not run (private data)"
     if method in paper.NOT_RUN:
         return f"not run ({paper.NOT_RUN[method]})"
     if method in {m.label + suffix for m in paper.METHODS.values() for suffix in m.of(paper, "scores").values()}:
@@ -438,6 +512,8 @@ def show(value, metric):
     """A number as tables print it."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "undefined"
+    if metric.endswith("_loss"):
+        return f"{value:.3g}"
     return f"{value:.2f} s" if metric.startswith("seconds") else f"{value:.3f}"
 
 

@@ -48,6 +48,24 @@ class Recorder(keras.callbacks.Callback):
         self.run.set_status("running", epoch=epoch + 1)
 
 
+class RateSchedule(keras.callbacks.Callback):
+    """Sets the learning rates that the model's `rates` gives for an epoch from the history so far.
+
+    A function of history.csv alone, so a resumed training has the rates of an uninterrupted one.
+
+    Args:
+        recorder: the `Recorder` of the same training.
+    """
+
+    def __init__(self, recorder):
+        super().__init__()
+        self.recorder = recorder
+
+    def on_epoch_begin(self, epoch, logs=None):
+        for name, rate in self.model.rates(self.recorder.rows).items():
+            self.model.optimizers[name].learning_rate = rate
+
+
 class EarlyStop(keras.callbacks.Callback):
     """Stops when the held-out reconstruction error has not fallen for `patience` epochs after epoch `start` [skal].
 

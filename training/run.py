@@ -4,7 +4,7 @@ config.json     resolved settings; a run is continued only with the same ones
 manifest.json   commit, versions, hardware, threads, seed, command, data fingerprint
 status.json     state (running, interrupted, trained, finished, failed, diverged), epochs, seconds, message
 history.csv     one row for each epoch
-scores_<epoch>.csv, metrics.json, maps/, figures/, checkpoints/
+scores_<epoch>.csv, metrics.json, metrics_<epoch>.json of earlier epochs, maps/, figures/, checkpoints/
 """
 
 import csv
@@ -46,7 +46,15 @@ class Run:
 
     @property
     def metrics(self):
-        return read_json(self.path / "metrics.json", {})
+        return read_json(self.metrics_path(), {})
+
+    def metrics_path(self, epoch=None):
+        """Where the metrics after the last epoch are stored, or after an earlier one."""
+        return self.path / ("metrics.json" if epoch is None else f"metrics_{epoch}.json")
+
+    def metrics_at(self, epoch):
+        """The metrics after an epoch, the last one included; empty where it was not measured."""
+        return self.metrics if epoch == self.config.get("epochs", 0) else read_json(self.metrics_path(epoch), {})
 
     @property
     def manifest(self):
