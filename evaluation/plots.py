@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
@@ -17,6 +18,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.patches import Patch
+from skimage.segmentation import find_boundaries
 
 from ganspect.evaluation import metrics, palette
 
@@ -110,6 +112,38 @@ def decision_overlay(image, final_map, mask, threshold: float) -> np.ndarray:
     ):
         result[chosen] = 0.3 * result[chosen] + 0.7 * np.array(colour, np.float32)
     return np.round(result).astype(np.uint8)
+
+
+def coloured(values, low: float, high: float) -> np.ndarray:
+    """A map in the colours of all maps.
+
+    Args:
+        values: real `[H, W]`.
+        low, high: values of the darkest and of the brightest colour; what lies beyond is cut.
+
+    Returns:
+        uint8 `[H, W, 3]`.
+    """
+    share = np.clip((np.asarray(values, np.float64) - low) / max(high - low, 1e-12), 0, 1)
+    return np.round(colormaps[MAP_COLOURS](share)[..., :3] * 255).astype(np.uint8)
+
+
+def outlined(image, mask=None, region=None) -> np.ndarray:
+    """An image with the outlines of its defect (in the colour of a miss) and of its region of interest (of a hit).
+
+    Args:
+        image: uint8 `[H, W, C]`, C = 1 or 3.
+        mask, region: bool `[H, W]`, or None.
+
+    Returns:
+        uint8 `[H, W, 3]`.
+    """
+    picture = _displayable(image)
+    picture = np.repeat(picture[..., None], 3, axis=-1) if picture.ndim == 2 else picture.copy()
+    for area, colour in ((region, TRUE_POSITIVE), (mask, FALSE_NEGATIVE)):
+        if area is not None:
+            picture[find_boundaries(np.asarray(area, bool), mode="inner")] = colour
+    return picture
 
 
 def anomaly_panel(

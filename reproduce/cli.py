@@ -10,6 +10,7 @@ from pathlib import Path
 PAPERS = {
     "cbigan": "ganspect.reproduce.cbigan",
     "fcbigan": "ganspect.reproduce.fcbigan",
+    "grdnet": "ganspect.reproduce.grdnet",
     "anogan_ganomaly": "ganspect.reproduce.anogan_ganomaly",
 }
 DONE, UNUSABLE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 130
