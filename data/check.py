@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ganspect.data.images import DataError, decode_image, read_bytes, read_mask
-from ganspect.data.known import KNOWN_TO_REPEAT, OFFICIAL_COUNTS
+from ganspect.data.known import CROP_ROWS, KNOWN_TO_REPEAT, OFFICIAL_COUNTS
 from ganspect.data.samples import Category, Sample
 
 THREADS = 2
@@ -96,7 +96,8 @@ class _Facts:
 def check(category: Category) -> CheckReport:
     """Decode every file of a category once, on two threads, and report."""
     with ThreadPoolExecutor(THREADS) as pool:
-        facts = list(pool.map(_inspect, category.samples))
+        rows = CROP_ROWS.get(category.dataset)
+        facts = list(pool.map(lambda sample: _inspect(sample, rows), category.samples))
     report = CheckReport(f"{category.dataset}/{category.name}", category.root, counts=_counts_text(category))
     report.errors.extend(category.problems)
     for fact in facts:
@@ -109,7 +110,9 @@ def check(category: Category) -> CheckReport:
     _check_near(facts, report)
     report.warnings.extend((path, text) for path, text in category.ignored)
     report.warnings.extend((None, note) for note in category.notes)
-    report.errors.sort(key=lambda finding: str(finding[0]))
+    # a region of interest that all images share is looked at beside each of them
+    report.errors = sorted(dict.fromkeys(report.errors), key=lambda finding: str(finding[0]))
+    report.warnings = list(dict.fromkeys(report.warnings))
     report.fingerprint = fingerprint_of(category.root, (pair for fact in facts for pair in fact.digests))
     return report
 
@@ -176,8 +179,8 @@ def _centred(images: np.ndarray) -> np.ndarray:
     return flat - flat.mean(1, keepdims=True)
 
 
-def _inspect(sample: Sample) -> _Facts:
-    """Decode one sample's image, mask and region of interest."""
+def _inspect(sample: Sample, rows: int | None) -> _Facts:
+    """Decode one sample's image, mask and region of interest; only so many rows of a region need match."""
     facts = _Facts(sample)
     try:
         data = read_bytes(sample.path)
@@ -194,11 +197,11 @@ def _inspect(sample: Sample) -> _Facts:
         facts.thumbnail = np.asarray(small, np.float32)
     for path, what in ((sample.mask_path, "mask"), (sample.roi_path, "region of interest")):
         if path:
-            _inspect_mask(path, what, facts)
+            _inspect_mask(path, what, facts, rows if what != "mask" else None)
     return facts
 
 
-def _inspect_mask(path: Path, what: str, facts: _Facts):
+def _inspect_mask(path: Path, what: str, facts: _Facts, rows: int | None):
     try:
         data = read_bytes(path)
         facts.digests.append((path, digest_of(data)))
@@ -206,9 +209,9 @@ def _inspect_mask(path: Path, what: str, facts: _Facts):
     except DataError as error:
         facts.errors.append((path, error.reason))
         return
-    if facts.size and mask.shape != facts.size:
-        (height, width), (rows, columns) = mask.shape, facts.size
-        facts.errors.append((path, f"{what} is {width}x{height}, its image is {columns}x{rows}"))
+    if facts.size and _cut(mask.shape, rows) != _cut(facts.size, rows):
+        sizes = [f"{width}x{height}" for height, width in (mask.shape, facts.size)]
+        facts.errors.append((path, "{} is {}, its image is {}".format(what, *sizes)))
     marked, normal = bool(mask.any()), facts.sample.label == 0
     if what == "mask" and marked == normal:
         facts.warnings.append(
@@ -216,6 +219,11 @@ def _inspect_mask(path: Path, what: str, facts: _Facts):
         )
     elif what != "mask" and not marked:
         facts.warnings.append((path, "region of interest is empty"))
+
+
+def _cut(size: tuple[int, int], rows: int | None) -> tuple[int, int]:
+    """(height, width) with at most so many rows."""
+    return (min(size[0], rows or size[0]), size[1])
 
 
 def _counts(category: Category) -> tuple[int, int, int]:

@@ -15,8 +15,10 @@ the second arrangement. Each of these folders must hold images, directly or, as 
 case, `-`, `_` and spaces in their names do not matter. The archive has no split: which 100 of the 1500 images without
 clouds the study tested on is not known, and taking the last by name is [inf].
 
-Masks and regions of interest (`roi/<split>/<defect>/<stem>.*` beside `train` and `test`) are matched by stem, whatever
-the extension. An image's label is its folder, never its mask. Nothing is decoded here: `check` does that.
+Masks and regions of interest (`roi/<split>/<defect>/<stem>.*` in the category's folder) are matched by stem, whatever
+the extension. A single `roi.*` in the category's folder is the region of every image that has none in `roi/`: camera
+and object at a fixed place. It is never an image, in a plain folder neither. An image's label is its folder, never its
+mask. Nothing is decoded here: `check` does that.
 """
 
 import re
@@ -39,6 +41,7 @@ __all__ = [
     "find_categories",
     "held_out",
     "layout_of",
+    "region_stem",
     "scan",
 ]
 
@@ -51,6 +54,7 @@ _CLOUD_PLACES = (
     ("train/noncloud", "test/noncloud", "test/cloud"),
     _CLOUD_ARCHIVE,
 )
+_REGION_SUFFIXES = ("_roi", "_mask")
 _CLOUD_SHARE = 15  # one image in 15 is a normal test image where the archive is not split: 100 of 1500, as in the study
 
 
@@ -106,11 +110,11 @@ class _Folder:
     def __init__(self, root: Path):
         self.root, self.samples, self.problems, self.ignored, self.notes = root, [], [], [], []
 
-    def add(self, folder: str, split: str, defect: str, masks: str | None = None):
-        """Take every image of `folder`, matching masks and regions of interest by stem."""
-        images = list(self._files(folder))
-        found = self._by_stem(masks, ("_mask", "_gt")) if masks else {}
-        regions = self._by_stem(f"roi/{split}/{defect}", ("_roi", "_mask"))
+    def add(self, folder: str, split: str, defect: str, masks: str | None = None, regions: Sequence[str] = ()):
+        """Take every image of `folder`, matching masks and regions of interest by stem; `regions`: further places."""
+        images = [path for path in self._files(folder) if folder or not _is_region_of_all(path)]
+        found = self._by_stem([masks], ("_mask", "_gt")) if masks else {}
+        regions = self._by_stem([f"roi/{split}/{defect}", *regions], _REGION_SUFFIXES)
         for path in images:
             mask, roi = (self._one(path, candidates) for candidates in (found, regions))
             name = path.relative_to(self.root).as_posix()
@@ -136,11 +140,10 @@ class _Folder:
             elif folder:
                 self.ignored.append((path, "not read: extension unknown"))
 
-    def _by_stem(self, folder: str, suffixes: Sequence[str]) -> dict[str, list[Path]]:
+    def _by_stem(self, folders: Sequence[str], suffixes: Sequence[str]) -> dict[str, list[Path]]:
         found: dict[str, list[Path]] = {}
-        for path in self._files(folder):
-            suffix = next((s for s in suffixes if path.stem.endswith(s)), "")
-            found.setdefault(path.stem.removesuffix(suffix), []).append(path)
+        for path in (path for folder in folders for path in self._files(folder)):
+            found.setdefault(_bare_stem(path, suffixes), []).append(path)
         return found
 
     def _one(self, path: Path, found: dict[str, list[Path]]) -> Path | None:
@@ -161,6 +164,24 @@ class _Folder:
     def _orphans(self, images: list[Path], found: dict[str, list[Path]], why: str):
         stems = {path.stem for path in images}
         self.ignored.extend((path, why) for stem in found if stem not in stems for path in found[stem])
+
+    def share_region(self):
+        """Give the single `roi.*` of the root to every image that has no region of its own."""
+        files = sorted(filter(_is_region_of_all, self.root.iterdir()))
+        without = [sample for sample in self.samples if sample.roi_path is None]
+        if len(files) > 1:
+            names = ", ".join(path.name for path in files)
+            self.problems.append((files[0], f"more than one region of interest for all images: {names}"))
+        if files and not without:
+            self.ignored.extend((path, "not read: every image has a region of interest of its own") for path in files)
+        elif files:
+            own = len(self.samples) - len(without)
+            self.samples = [
+                replace(sample, roi_path=files[0]) if sample.roi_path is None else sample for sample in self.samples
+            ]
+            if own:
+                note = f"regions of interest: {own} images have their own, {files[0].name} is that of the other"
+                self.notes.append(f"{note} {len(without)}")
 
     def require(self, attribute: str, what: str, wanted):
         """An error for every sample that `wanted` selects and that lacks what others of its split have."""
@@ -192,7 +213,7 @@ def _read_casting(folder: _Folder):
 
 def _read_cloud(folder: _Folder):
     train, normal, cloud = (path.relative_to(folder.root).as_posix() for path in _cloud_folders(folder.root))
-    folder.add(train, "train", "good")
+    folder.add(train, "train", "good", regions=() if train != normal else ("roi/test/good",))
     if train != normal:
         folder.add(normal, "test", "good")
     else:
@@ -236,7 +257,12 @@ def layout_of(path) -> str | None:
             return layout
     if _cloud_folders(root):
         return "cloud"
-    return "folder" if _holds_images(root) else None
+    return "folder" if root.is_dir() and any(map(_is_plain_image, root.iterdir())) else None
+
+
+def region_stem(path: Path) -> str:
+    """The stem of the image that a file below `roi/` belongs to: `a` for `a.png`, `a_roi.png` and `a_mask.png`."""
+    return _bare_stem(path, _REGION_SUFFIXES)
 
 
 def scan(path, dataset: str | None = None, name: str | None = None) -> Category:
@@ -257,6 +283,7 @@ def scan(path, dataset: str | None = None, name: str | None = None) -> Category:
         raise DataError(path, _not_a_category(root))
     folder = _Folder(root)
     _READERS[layout](folder)
+    folder.share_region()
     folder.require("mask_path", "mask", lambda sample: sample.label == 1)
     folder.require("roi_path", "region of interest", lambda sample: True)
     guess = _key(root, layout)
@@ -437,3 +464,17 @@ def _holds_images(folder: Path) -> bool:
 
 def _is_image(path: Path) -> bool:
     return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+
+
+def _is_region_of_all(path: Path) -> bool:
+    """Whether a file of a category's root is the region of interest of all its images."""
+    return path.stem.lower() == "roi" and _is_image(path)
+
+
+def _is_plain_image(path: Path) -> bool:
+    return _is_image(path) and not _is_region_of_all(path)
+
+
+def _bare_stem(path: Path, suffixes: Sequence[str]) -> str:
+    suffix = next((s for s in suffixes if path.stem.endswith(s)), "")
+    return path.stem.removesuffix(suffix)

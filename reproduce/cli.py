@@ -67,8 +67,8 @@ def add_report(commands):
 
 
 def add_data(commands):
-    """`ganspect data list | check | make | pack`."""
-    command = commands.add_parser("data", help="known sets, checks, the synthetic set, packs")
+    """`ganspect data list | check | make | pack | roi`."""
+    command = commands.add_parser("data", help="known sets, checks, the synthetic set, packs, regions of interest")
     actions = command.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=_Parser)
     action = actions.add_parser("list", help="known data sets, where to get them, what is at hand")
     action.add_argument("root", nargs="?")
@@ -87,6 +87,25 @@ def add_data(commands):
     action.add_argument("--size", type=int, help="resize to this many pixels; default: as they are")
     action.add_argument("--channels", type=int, choices=(1, 3), help="default: the files' own")
     action.set_defaults(run=data_pack)
+    action = actions.add_parser("roi", help="write regions of interest, where the scanner looks for them")
+    action.add_argument("folder", help="folder of one category")
+    action.add_argument("output", nargs="?", help="folder for roi/ or roi.png; default: the category's own")
+    kind = action.add_mutually_exclusive_group(required=True)
+    kind.add_argument(
+        "--threshold",
+        nargs="?",
+        const="otsu",
+        metavar="LEVEL",
+        help="pixels above a gray level in 0..255, or above Otsu's level of each image (otsu, the default)",
+    )
+    kind.add_argument("--polygon", metavar="'X,Y X,Y X,Y ...'", help="corners, in fractions of width and height")
+    kind.add_argument("--ring", metavar="X,Y,OUTER[,INNER]", help="centre likewise; radii in fractions of smaller side")
+    action.add_argument("--dark", action="store_true", help="with --threshold: pixels at or below the level")
+    action.add_argument(
+        "--margin", type=int, default=0, metavar="N", help="with --threshold: grow by N pixels, or shrink"
+    )
+    action.add_argument("--single", action="store_true", help="one roi.png for all images: polygon or ring")
+    action.set_defaults(run=data_roi)
 
 
 def reproduce(options):
@@ -190,6 +209,50 @@ def data_pack(options):
     except (OSError, DataError, ValueError) as error:
         return _refuse(str(error))
     return DONE
+
+
+def data_roi(options):
+    """Writes the regions of interest of one category."""
+    from ganspect.data.images import DataError
+    from ganspect.data.regions import write_regions
+
+    try:
+        print(write_regions(options.folder, _recipe(options), options.output, options.single).text)
+    except (OSError, DataError, ValueError) as error:
+        return _refuse(str(error))
+    return DONE
+
+
+def _recipe(options):
+    """The recipe that the options of `data roi` describe."""
+    from ganspect.data.regions import RegionRecipe
+
+    settings = {"bright": not options.dark, "margin": options.margin}
+    if options.polygon is not None:
+        return RegionRecipe(
+            "polygon", points=tuple(_numbers(p, "--polygon", 2, 2) for p in options.polygon.split()), **settings
+        )
+    if options.ring is not None:
+        x, y, outer, *inner = _numbers(options.ring, "--ring", 3, 4)
+        return RegionRecipe("ring", centre=(x, y), outer=outer, inner=inner[0] if inner else 0.0, **settings)
+    level = None if options.threshold == "otsu" else _numbers(options.threshold, "--threshold", 1, 1)[0]
+    return RegionRecipe("threshold", level=level, **settings)
+
+
+def _numbers(text, option, least, most):
+    """The numbers of `1,2,3`.
+
+    Raises:
+        ValueError: not numbers, or not so many.
+    """
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not least <= len(numbers) <= most:
+        wanted = f"{least} number{'s' if least > 1 else ''}" if least == most else f"{least} to {most} numbers"
+        raise ValueError(f"{option} takes {wanted} parted by commas, not {text!r}")
+    return numbers
 
 
 class _Parser(argparse.ArgumentParser):
