@@ -52,6 +52,19 @@ class Sampler:
         """Batches in an epoch."""
         return self.count // self.batch_size
 
+    def _equally_often(self, rng, shuffled):
+        """An epoch's images, int64 `[count]`: each `count / N` times but for rounding, in order or shuffled."""
+        image = np.arange(self.count) % len(self.sizes)
+        if not shuffled:
+            return image
+        # Of more images than an epoch takes, others are left out in each.
+        return rng.permutation(image if self.count >= len(self.sizes) else len(self.sizes))[: self.count]
+
+    def _in_batches(self, drawn):
+        """Draws `{name: [count]}` as `{name: [steps, batch]}`, without a last incomplete batch."""
+        kept = self.steps * self.batch_size
+        return {name: values[:kept].reshape(self.steps, self.batch_size) for name, values in drawn.items()}
+
 
 @dataclass(frozen=True)
 class PatchSampler(Sampler):
@@ -70,7 +83,7 @@ class PatchSampler(Sampler):
 
         The draw of a patch depends on (seed, epoch, its index) alone: row i of one table of uniform numbers.
         """
-        uniform = np.random.default_rng([self.seed, epoch]).random((self.count, 6))[: self.steps * self.batch_size]
+        uniform = np.random.default_rng([self.seed, epoch]).random((self.count, 6))
         sizes = np.asarray(self.sizes)
         image = (uniform[:, 0] * len(sizes)).astype("int32")
         room = sizes[image] - self.patch_size + 1  # [patches, 2]
@@ -82,7 +95,7 @@ class PatchSampler(Sampler):
             "flip_y": (uniform[:, 4] < 0.5) & self.augment,
             "turn": (uniform[:, 5] < 0.5) & self.augment,
         }
-        return {k: v.astype("int32").reshape(self.steps, self.batch_size) for k, v in drawn.items()}
+        return self._in_batches({name: values.astype("int32") for name, values in drawn.items()})
 
     def batch(self, stack, row):
         """The patches that one row of `draws` describes: `[B, p, p, C]`, of the stack's dtype."""

@@ -12,6 +12,8 @@ from keras import ops
 
 from ganspect.data.patches import Sampler, take_patches
 
+FILLS = ("edge", "reflect", "zero")
+
 
 @dataclass(frozen=True)
 class RotatedSampler(Sampler):
@@ -68,10 +70,7 @@ class RotatedSampler(Sampler):
         """
         rng = np.random.default_rng([self.seed, epoch])
         uniform = rng.random((self.count, 3))
-        image = np.arange(self.count) % len(self.sizes)
-        if self.augment:
-            # Of more images than an epoch takes, others are left out in each.
-            image = rng.permutation(image if self.count >= len(self.sizes) else len(self.sizes))[: self.count]
+        image = self._equally_often(rng, self.augment)
         angle = ((2 * uniform[:, 2] - 1) * self.rotation * self.augment).astype("float32")
         sizes = np.asarray(self.sizes)[image]
         place = self._margin(sizes, angle) + np.floor(uniform[:, :2] * self._room(sizes, angle))  # [count, 2]
@@ -81,8 +80,7 @@ class RotatedSampler(Sampler):
             "left": place[:, 1].astype("float32"),
             "angle": angle,
         }
-        kept = self.steps * self.batch_size
-        return {name: values[:kept].reshape(self.steps, self.batch_size) for name, values in drawn.items()}
+        return self._in_batches(drawn)
 
     def batch(self, stack, row):
         """The images that one row of `draws` describes: float32 `[B, p, p, C]` in 0..255, not rounded."""
@@ -107,28 +105,36 @@ class RotatedSampler(Sampler):
         return sizes - 2 * self._margin(sizes, angle) - self.patch_size + 1
 
 
-def take_rotated(stack, image, size, top, left, angle, patch_size):
+def take_rotated(stack, image, size, top, left, angle, patch_size, fill="edge"):
     """Cuts one patch for each draw from an image rotated about its centre, by bilinear interpolation.
 
     Args:
         stack: `[N, H, W, C]`.
         image: int32 `[B]`, which image.
-        size: float32 `[B, 2]`, its height and width; beyond them the nearest edge pixel continues.
+        size: float32 `[B, 2]`, its height and width.
         top, left: float32 `[B]`, the patch's upper left pixel in the rotated image, which has the image's own size.
         angle: float32 `[B]`, radians; positive turns the displayed image counter-clockwise.
         patch_size: pixels.
+        fill: what lies beyond the image: "edge", the nearest edge pixel; "reflect", the image mirrored about its edge
+            pixels, as often as needed; "zero".
 
     Returns:
         float32 `[B, patch_size, patch_size, C]`, of the stack's range.
+
+    Raises:
+        ValueError: `fill` is unknown.
     """
+    if fill not in FILLS:
+        raise ValueError(f"fill is one of {', '.join(FILLS)}, not {fill!r}")
     _, height, width, channels = stack.shape
     last_y, last_x = size[:, 0, None, None] - 1, size[:, 1, None, None] - 1  # [B, 1, 1]
     cosine, sine = ops.cos(angle)[:, None, None], ops.sin(angle)[:, None, None]
     offsets = ops.arange(patch_size, dtype="float32")
     y = top[:, None, None] + offsets[:, None] - last_y / 2  # [B, p, 1], from the centre
     x = left[:, None, None] + offsets - last_x / 2  # [B, 1, p]
-    source_y = ops.clip(cosine * y + sine * x + last_y / 2, 0, last_y)  # [B, p, p], in the unrotated image
-    source_x = ops.clip(cosine * x - sine * y + last_x / 2, 0, last_x)
+    place_y = cosine * y + sine * x + last_y / 2  # [B, p, p], in the unrotated image
+    place_x = cosine * x - sine * y + last_x / 2
+    source_y, source_x = _inside(place_y, last_y, fill), _inside(place_x, last_x, fill)
     # One before the last row and column at most, so that the second neighbour is always there.
     row = ops.minimum(ops.floor(source_y), last_y - 1)
     column = ops.minimum(ops.floor(source_x), last_x - 1)
@@ -141,4 +147,15 @@ def take_rotated(stack, image, size, top, left, angle, patch_size):
         return near + right * (far - near)
 
     above, below = across(first), across(first + width)
-    return above + down * (below - above)
+    patches = above + down * (below - above)
+    if fill != "zero":
+        return patches
+    beyond = ops.maximum(ops.abs(place_y - source_y), ops.abs(place_x - source_x)) > 1e-3  # more than rounding
+    return ops.where(beyond[..., None], 0.0, patches)
+
+
+def _inside(place, last, fill):
+    """The coordinate in [0, last] whose pixel is shown at any coordinate `place`."""
+    if fill == "reflect":
+        return last - ops.abs(ops.mod(place, 2 * last) - last)
+    return ops.clip(place, 0, last)
