@@ -64,11 +64,15 @@ def threshold_region(
     Returns:
         bool `[H, W]`; empty where no pixel is inside the level, or where shrinking leaves none.
     """
-    gray = np.asarray(image).mean(axis=2)
+    sums, channels = np.asarray(image).sum(axis=2, dtype=np.int64), np.shape(image)[2]
+    gray = sums / channels
     if level is None:
-        if gray.min() == gray.max():
-            return np.ones(gray.shape, bool)
-        level = threshold_otsu(gray)
+        if sums.min() == sums.max():
+            return np.ones(sums.shape, bool)
+        counts = np.bincount(
+            sums.ravel()
+        )  # one bin for each level: the centre of a wider one would part its own pixels
+        level = threshold_otsu(hist=(counts, np.arange(len(counts)))) / channels
     region = gray > level if bright else gray <= level
     if largest:
         parts, count = ndimage.label(region, np.ones((3, 3)))

@@ -137,6 +137,19 @@ def test_nanotwice_is_cropped_to_its_useful_area(tmp_path):
     assert load_arrays(scan(tmp_path), 1, crop_rows=0).train[0].shape == (700, 8, 1)
 
 
+def test_one_region_for_all_images(tmp_path):
+    for name in ("train/good/a", "test/good/b", "test/bad/c"):
+        write(tmp_path / f"{name}.png", np.full((8, 6), ord(name[-1]), np.uint8))
+    region = np.arange(48).reshape(8, 6) % 5 > 2
+    write(tmp_path / "roi.png", region)
+    arrays = load_arrays(scan(tmp_path), 1)
+    for roi in (*arrays.train_rois, *arrays.rois):
+        np.testing.assert_array_equal(roi, region)
+    write(tmp_path / "test/bad/d.png", np.zeros((9, 6), np.uint8))
+    with pytest.raises(DataError, match=r"roi\.png: is 6x8, its image 6x9"):
+        load_arrays(scan(tmp_path), 1)
+
+
 def test_errors_name_the_file_and_duplicates_are_listed(tmp_path):
     for name, value in (("train/good/a", 1), ("test/good/a", 1), ("test/bad/a", 2)):
         write(tmp_path / f"{name}.png", np.full((8, 8), value, np.uint8))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganspect.data.arrays import load_pack
+from ganspect.data.arrays import load_arrays, load_pack
 from ganspect.data.check import check, near_duplicates
 from ganspect.data.commands import check_text, list_text, pack
 from ganspect.data.samples import find_categories, scan
@@ -99,6 +99,28 @@ def test_region_of_interest_of_another_size(folder):
     for i in range(6):
         mask(folder / f"roi/train/good/{i}.png", (24, 32) if i else (8, 8))
     assert [text for _, text in check(scan(folder)).errors] == ["region of interest is 8x8, its image is 32x24"]
+
+
+def test_one_region_for_all_is_named_once(folder):
+    path = mask(folder / "roi.png", (8, 8))
+    assert check(scan(folder)).errors == [(path, "region of interest is 8x8, its image is 32x24")]
+    path.write_bytes(b"")
+    assert check(scan(folder)).errors == [(path, "empty file (0 bytes)")]
+    mask(path, value=0)
+    report = check(scan(folder))
+    assert report.ok and report.warnings == [(path, "region of interest is empty")]
+    write(folder / "train/good/6.png", 6, (20, 20))
+    assert [text for _, text in check(scan(folder)).errors] == ["region of interest is 32x24, its image is 20x20"]
+
+
+def test_fingerprint_follows_the_one_region_for_all(folder):
+    bare = check(scan(folder)).fingerprint
+    path = mask(folder / "roi.png")
+    report = check(scan(folder))
+    assert report.ok and "3 masks, 12 regions of interest" in report.message()
+    assert load_arrays(scan(folder), 3).fingerprint == report.fingerprint != bare
+    mask(path, value=200)
+    assert check(scan(folder)).fingerprint not in (bare, report.fingerprint)
 
 
 def test_warnings_and_conversions(folder):

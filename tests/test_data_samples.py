@@ -9,7 +9,7 @@ from PIL import Image
 
 from ganspect.data.samples import OFFICIAL_COUNTS, DataError, find_categories, held_out, held_out_count, scan
 
-MODULES = ("arrays", "check", "commands", "images", "known", "pipeline", "samples", "synthetic")
+MODULES = ("arrays", "check", "commands", "images", "known", "pipeline", "regions", "samples", "synthetic")
 
 
 def write(path, value=0, size=(4, 3)):
@@ -181,6 +181,70 @@ def test_plain_folder_is_all_normal(tmp_path):
     category = scan(tmp_path, name="mine")
     assert (category.dataset, category.name, len(category.train), category.test) == ("folder", "mine", 2, ())
     assert find_categories(tmp_path) == {("folder", tmp_path.name): tmp_path}
+
+
+@pytest.mark.parametrize("layout", ["mvtec", "nanotwice", "casting", "cloud", "folder"])
+def test_one_region_for_every_image(tmp_path, layout):
+    root = tmp_path / "set"
+    if layout == "mvtec":
+        mvtec(root)
+    elif layout == "cloud":
+        cloud(root)
+    else:
+        for name in {
+            "nanotwice": ("Normal/n", "Anomalous/images/a"),
+            "casting": ("train/ok_front/x", "test/ok_front/x", "test/def_front/x"),
+            "folder": ("x", "y"),
+        }[layout]:
+            write(root / f"{name}.png")
+    before = scan(root)
+    region = write(root / "ROI.Tif", 255)
+    category = scan(root)
+    assert [s.name for s in category.samples] == [s.name for s in before.samples]
+    assert {s.roi_path for s in category.samples} == {region}
+    assert (category.problems, category.notes, category.ignored) == (before.problems, before.notes, before.ignored)
+    assert find_categories(root) == {(category.dataset, category.name): root}
+
+
+def test_regions_of_their_own_win_over_the_one_for_all(tmp_path):
+    root = mvtec(tmp_path / "bolt")
+    whole = write(root / "roi.png", 255)
+    own = write(root / "roi/test/scratch/b_roi.png", 255)
+    category = scan(root)
+    assert {s.name: s.roi_path for s in category.samples} == {
+        s.name: own if s.name == "test/scratch/b.png" else whole for s in category.samples
+    }
+    assert category.notes == ("regions of interest: 1 images have their own, roi.png is that of the other 4",)
+    assert category.problems == ()
+    for sample in category.samples:
+        write(root / "roi" / sample.split / sample.defect / f"{sample.path.stem}.png", 255)
+    own.unlink()
+    category = scan(root)
+    assert whole not in {s.roi_path for s in category.samples} and category.notes == ()
+    assert category.ignored == ((whole, "not read: every image has a region of interest of its own"),)
+
+
+def test_two_regions_for_all_are_a_problem_and_one_alone_is_no_image(tmp_path):
+    root = mvtec(tmp_path / "bolt")
+    write(root / "roi.bmp"), write(root / "roi.png")
+    assert scan(root).problems == (
+        (root / "roi.bmp", "more than one region of interest for all images: roi.bmp, roi.png"),
+    )
+    write(tmp_path / "alone/roi.png")
+    with pytest.raises(DataError, match="no known layout"):
+        scan(tmp_path / "alone")
+
+
+def test_regions_of_the_cloud_archive_in_either_split(tmp_path):
+    """Which of its images are test images is decided here: both folders are looked into."""
+    root = cloud(tmp_path)
+    write(root / "roi/train/good/00.png"), write(root / "roi/test/good/29.png"), write(root / "roi/train/good/28.png")
+    found = {s.path.stem: s.roi_path.relative_to(root).as_posix() for s in scan(root).samples if s.roi_path}
+    assert found == {"00": "roi/train/good/00.png", "28": "roi/train/good/28.png", "29": "roi/test/good/29.png"}
+    write(root / "roi/train/good/29.png")
+    assert [text.split(":")[0] for path, text in scan(root).problems if path.stem == "29"] == [
+        "more than one mask or region of interest"
+    ]
 
 
 def test_unknown_folders_are_explained(tmp_path):

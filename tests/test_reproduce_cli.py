@@ -95,6 +95,42 @@ def test_five_bad_files_in_one_message_and_nothing_trained(tmp_path):
     assert not run_folder(tmp_path / "runs").exists()
 
 
+def test_regions_of_interest_are_written_and_found(tmp_path):
+    category = small_set(tmp_path) / "fibres"
+    for ring, inside in (("0.5,0.5,0.4", "50.2 %"), ("0.5,0.5,0.4,0.1", "47.2 %")):
+        done = command("data", "roi", category, tmp_path / ring, "--ring", ring, "--single")
+        assert done.returncode == 0 and inside in done.stdout, done.stderr
+        assert (tmp_path / ring / "roi.png").stat().st_size > 0
+    for kind in (("--threshold",), ("--threshold", "otsu", "--dark"), ("--threshold", "30.5", "--margin", "-1")):
+        done = command("data", "roi", category, tmp_path / "".join(kind), *kind)
+        assert done.returncode == 0 and "recipe   pixels" in done.stdout, done.stderr
+    done = command("data", "roi", category, "--polygon", "0,0 1,0 0.5,0.9")
+    assert done.returncode == 0 and "(12 written, 0 there already)" in done.stdout, done.stderr
+    assert "12 regions of interest" in command("data", "check", category).stdout
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "",
+        "--threshold --ring 0.5,0.5,0.4",
+        "--threshold=bright",
+        "--threshold=300",
+        "--threshold --single",
+        "--ring 0.5,0.5",
+        "--ring 0.5,0.5,0.4 --margin 2",
+        "--ring 0.5,0.5,0.4 --dark",
+        "--polygon 0,0",
+        "--polygon 1,2,3",
+    ],
+)
+def test_wrong_regions_of_interest_are_refused(wrong, tmp_path):
+    category = small_set(tmp_path) / "fibres"
+    done = command("data", "roi", category, tmp_path / "out", *wrong.split())
+    assert done.returncode == 1 and done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """One tiny run, uninterrupted: its data root and its runs folder."""
