@@ -45,3 +45,35 @@ class DepthToSpace(layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "block": self.block}
+
+
+@keras.saving.register_keras_serializable(package="ganspect")
+class EveryOther(layers.Layer):
+    """Every second row and column, the first included: `[B, H, W, C]` to `[B, H / 2, W / 2, C]`.
+
+    Before a 1x1 convolution it is the same as its stride of 2, which TensorFlow 2.21 with oneDNN must not be given on a
+    CPU: with fewer than 8 channels its gradient writes beyond its memory.
+    """
+
+    def call(self, inputs):
+        return inputs[:, ::2, ::2]
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, channels = input_shape
+        return batch, height and -(-height // 2), width and -(-width // 2), channels
+
+
+@keras.saving.register_keras_serializable(package="ganspect")
+class InsertZeros(layers.Layer):
+    """A row and a column of zeros behind each: `[B, H, W, C]` to `[B, 2H, 2W, C]`.
+
+    Behind a 1x1 convolution it is the same as a transposed one with stride 2 (see `EveryOther`).
+    """
+
+    def call(self, inputs):
+        channels = inputs.shape[-1]
+        return ops.depth_to_space(ops.pad(inputs, ((0, 0), (0, 0), (0, 0), (0, 3 * channels))), 2)
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, channels = input_shape
+        return batch, height and 2 * height, width and 2 * width, channels

@@ -32,6 +32,7 @@ import keras
 from keras import layers, ops
 
 from ganspect.models import losses
+from ganspect.models.blocks import EveryOther, InsertZeros
 from ganspect.models.draem import check_sizes
 from ganspect.models.segmentation import SegmentingDetector, build_segmentation
 
@@ -112,7 +113,8 @@ def encoder_block(x, filters, config, name, strides=1, projected=False):
     """Two 3x3 convolutions and a shortcut, added behind their activations (Figure 5): "a" is projected, "b" not."""
     kind, shortcut = layers.Conv2D, x
     if projected and config.residual:
-        shortcut = unit(kind, x, filters, config, f"{name}_shortcut", 1, strides)
+        picked = EveryOther(name=f"{name}_pick")(x) if strides == 2 else x
+        shortcut = unit(kind, picked, filters, config, f"{name}_shortcut", 1)
     x = unit(kind, x, filters, config, f"{name}_1", strides=strides)
     x = unit(kind, x, filters, config, f"{name}_2")
     return layers.Add(name=f"{name}_add")([x, shortcut]) if config.residual else x
@@ -122,7 +124,8 @@ def decoder_block(x, filters, config, name, narrower=None, strides=1):
     """The same with transposed convolutions, the second to `narrower` filters and larger images where given."""
     kind, shortcut = layers.Conv2DTranspose, x
     if narrower and config.residual:
-        shortcut = unit(kind, x, narrower, config, f"{name}_shortcut", 1, strides)
+        shortcut = unit(layers.Conv2D, x, narrower, config, f"{name}_shortcut", 1)
+        shortcut = InsertZeros(name=f"{name}_spread")(shortcut) if strides == 2 else shortcut
     x = unit(kind, x, filters, config, f"{name}_1")
     x = unit(kind, x, narrower or filters, config, f"{name}_2", strides=strides)
     return layers.Add(name=f"{name}_add")([x, shortcut]) if config.residual else x

@@ -24,6 +24,7 @@ from ganspect.reproduce.milestones import ROI_METRICS
 NAME = "grdnet"
 TITLE = "GRD-Net: Generative-Reconstructive-Discriminative Anomaly Detection with ROI Attention (IJIS 2023)"
 HELD_OUT = 32  # held-out images of the monitored losses, at most
+SCORES = {"anomaly": "", "residual": ", residual alone"}
 SAME = 0.02  # no difference, as in the verdict "reproduced"
 MILESTONES = {"2": (10,), "3": (35,), "4": (100,), "5": (200,), "1": (250, 500), "7": (100,)}
 AUROC_TABLES = ("2", "3", "4", "5")
@@ -73,7 +74,7 @@ def grdnet_method(label, tables, attends=False, unasked=False, **settings):
         model_fields=grdnet.MODEL_FIELDS,
         loss_fields=grdnet.LOSS_FIELDS,
         score_fields=("patch_stride",),
-        settings=settings,
+        settings=lambda subject: settings,
         tables=tables,
         unasked=unasked,
         scores={"residual": ""} if generative else SCORES,
@@ -98,7 +99,7 @@ METHODS = {
         model_fields=draem.MODEL_FIELDS,
         loss_fields=draem.LOSS_FIELDS,
         score_fields=("patch_stride",),
-        settings=dict(epochs=200, schedule_epochs=200),  # as GRD-Net's authors trained it
+        settings=lambda subject: dict(epochs=200, schedule_epochs=200),  # as GRD-Net's authors trained it
         tables=(*AUROC_TABLES, "roi"),
         unasked=True,
         regions=True,
@@ -126,7 +127,11 @@ TABLE_NAMES = (*AUROC_TABLES, "1", "7", "roi", "bottleneck")
 CATEGORIES = ("hazelnut", "metal_nut", "pill", "cable", "bottle", "zipper")  # the last two beyond Tables 2 to 5
 SUBJECTS = tuple(Subject("mvtec_ad", name, TABLE_NAMES, 3, (128, 128)) for name in CATEGORIES)
 SYNTHETIC = (Subject(DATASET, "object", TABLE_NAMES, 3), Subject(DATASET, "disc", TABLE_NAMES, 3))
-REGIONS = {}
+# Of images of 128 pixels; settings of the pill found on its training images, of the bottle on its geometry.
+REGIONS = {
+    ("mvtec_ad", "pill"): RegionRecipe("threshold", level=45, margin=1),  # the pill's body
+    ("mvtec_ad", "bottle"): RegionRecipe("ring", centre=(0.502, 0.502), outer=0.42, inner=0.21),  # the mouth's ring
+}
 
 AUROC = ("image_auroc", "pixel_auroc")
 LOSSES = {
@@ -162,7 +167,6 @@ BEYOND = (
     *("image_ap", "image_balanced_accuracy_oracle", "image_balanced_accuracy"),
     *("pixel_aupr", "seconds_per_image", *ROI_METRICS),
 )
-SCORES = {"anomaly": "", "residual": ", residual alone"}
 NOT_RUN = {}
 QUOTED = ("PaDiM", "PatchCore")
 PUBLISHED = ("training", "panel", "maps", "corruption", "histogram_anomaly")

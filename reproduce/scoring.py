@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from ganspect.evaluation import metrics, statistics, thresholds
+from ganspect.evaluation import metrics, regions, statistics, thresholds
 
 ALL = ", all"  # suffix of the score over all test images, beside the one over random draws of them
 DRAWN_METRICS = {
@@ -63,7 +63,8 @@ def measure(detector, arrays, evidence, normal_evidence, names, intervals=False,
     Returns:
         `({protocol: {score: {metric: value, "<metric>_low": ..., "<metric>_high": ...}}}, {score: image scores [N]},
         {score: Threshold of an image})`. Undefined metrics are None, with the reason under "undefined". Accuracies are
-        taken at the best threshold in the paper protocol alone, at the held-out one in the clean alone.
+        taken at the best threshold in the paper protocol alone, at the held-out one in the clean alone. Where test
+        images have a region of interest and the score has a map, metrics inside and outside of it come along.
     """
     has_masks = all(mask is not None for mask in arrays.masks)
     kept = {"paper": np.arange(len(arrays.test)), "clean": _without_repeats(arrays)}
@@ -82,6 +83,14 @@ def measure(detector, arrays, evidence, normal_evidence, names, intervals=False,
                 wanted = intervals and name == names[0]
                 found[protocol][name] = _metrics(arrays.labels[indices], scores[indices], masks, some, wanted)
         _add_accuracies(found, name, arrays.labels, scores, kept, cuts[name].value)
+        if mapped and arrays.rois:
+            cut = normal_threshold(detector, normal_evidence, name).value
+            inside = [
+                detector.score_from(e, name) if roi is None else detector.score_inside(e, roi, name)
+                for e, roi in zip(evidence, arrays.rois, strict=True)
+            ]
+            for protocol, indices in kept.items():
+                _add_regions(found[protocol][name], arrays, np.array(inside), maps, indices, cut)
         if draws and name == names[0]:
             for protocol, indices in kept.items():
                 whole = found[protocol][name]
@@ -111,6 +120,15 @@ def _drawn(whole, labels, scores, draws, cut):
         out[name] = float(np.mean(values))
         out[f"{name}_low"], out[f"{name}_high"] = map(float, np.percentile(values, (2.5, 97.5)))
     return out
+
+
+def _add_regions(found, arrays, inside, maps, indices, cut):
+    """Adds the metrics inside and outside the regions of interest; undefined ones as None, with their reasons."""
+    inside = np.where(np.isfinite(inside), inside, np.nan)  # of an empty region
+    parts = [[values[i] for i in indices] for values in (arrays.masks, maps, arrays.rois)]
+    values = regions.region_metrics(arrays.labels[indices], inside[indices], *parts, cut)
+    found["undefined"] = found["undefined"] | values.pop("undefined")
+    found |= {name: None if np.isnan(value) else value for name, value in values.items()}
 
 
 def _add_accuracies(found, name, labels, scores, kept, cut):
