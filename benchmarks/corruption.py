@@ -66,9 +66,8 @@ def main():
     from ganspect.data.corruption import CorruptedSampler
 
     print(f"batch 8, {keras.backend.backend()}, medians of {options.rounds} interleaved rounds\n")
-    print(
-        "| pixels | in batches, images/s | loop over samples, images/s | ratio | masked by each |\n|---|---|---|---|---|"
-    )
+    print("| pixels | in batches, images/s | loop over samples, images/s | ratio | masked by each |")
+    print("|---|---|---|---|---|")
     for size in (128, 256):
         sampler = CorruptedSampler(((size, size),), size, 8 * options.batches, 8)
         drawn = sampler.draws(0)
