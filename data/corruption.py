@@ -223,9 +223,8 @@ def random_pixels(key, size, channels, stream):
     """Independent values in {0, ..., 255} for each pixel and channel (at most 4): float32 `[B, size, size, C]`."""
     if channels > 4:
         raise ValueError(f"random pixels have at most 4 channels, not {channels}")
-    bits = ops.reshape(random_bits(key, size * size, stream), (-1, size, size, 1))
-    bytes_ = ops.right_shift(bits, np.arange(0, 8 * channels, 8, dtype="uint32"))
-    return ops.cast(ops.bitwise_and(bytes_, np.uint32(255)), "float32")
+    four = ops.reshape(ops.view(random_bits(key, size * size, stream), "uint8"), (-1, size, size, 4))
+    return ops.cast(four[..., :channels], "float32")
 
 
 def perlin_noise(key, scale_y, scale_x, size, highest_scale, stream):
