@@ -36,7 +36,8 @@ class CorruptedSampler(Sampler):
         sizes, patch_size, count, batch_size, seed: as of every `Sampler`.
         rotation: angles are uniform in [-rotation, rotation], radians.
         turned: share of the images that are rotated at all.
-        corrupted: share of the images that are corrupted; the others have an empty mask.
+        corrupted: share of the images that are corrupted; the others have an empty mask. So have, as in DRAEM, those
+            whose noise stays below the threshold: 6 % with the settings given here.
         highest_scale: along each axis the noise has 2^u cells, u uniform in {0, ..., highest_scale}.
         threshold: the mask is where the noise, about -1 to 1, is above.
         opacity: range of b, uniform and one for each image.
@@ -45,7 +46,8 @@ class CorruptedSampler(Sampler):
             mask's scales, stretched to 0..255; "texture", an image of `sources` rotated by a uniform angle in
             [-pi/4, pi/4] and mirrored beyond its edges.
         sources: uint8 `[T, p, p, C]` (`data.sources`), for "texture" alone.
-        stride: patches start at multiples of it, pixels; 0 lets them start at any pixel.
+        stride: patches start at multiples of it, pixels, which may leave the last rows and columns out; 0 lets them
+            start at any pixel.
         augment: otherwise images come in order, unrotated, their patch in the middle (of the multiples of `stride`);
             they are corrupted all the same.
 
@@ -221,9 +223,8 @@ def random_pixels(key, size, channels, stream):
     """Independent values in {0, ..., 255} for each pixel and channel (at most 4): float32 `[B, size, size, C]`."""
     if channels > 4:
         raise ValueError(f"random pixels have at most 4 channels, not {channels}")
-    bits = ops.reshape(random_bits(key, size * size, stream), (-1, size, size, 1))
-    bytes_ = ops.right_shift(bits, np.arange(0, 8 * channels, 8, dtype="uint32"))
-    return ops.cast(ops.bitwise_and(bytes_, np.uint32(255)), "float32")
+    four = ops.reshape(ops.view(random_bits(key, size * size, stream), "uint8"), (-1, size, size, 4))
+    return ops.cast(four[..., :channels], "float32")
 
 
 def perlin_noise(key, scale_y, scale_x, size, highest_scale, stream):

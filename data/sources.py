@@ -109,9 +109,8 @@ def _slanted(rng, size):
     period, turn = size * 2.0 ** rng.uniform(-5, -2), rng.uniform(0, np.pi)
     y, x = (axis + 0.01 * size * smooth_noise(rng, size, size / 16) * rng.random() for axis in grid(size))
     shift = rng.random(2)
-    return (np.cos(turn) * y + np.sin(turn) * x) / period + shift[0], (
-        np.cos(turn) * x - np.sin(turn) * y
-    ) / period + shift[1]
+    down, right = np.cos(turn) * y + np.sin(turn) * x, np.cos(turn) * x - np.sin(turn) * y
+    return down / period + shift[0], right / period + shift[1]
 
 
 def _grain(rng, size):
@@ -167,7 +166,8 @@ def _hue_and_saturation(image, rng):
     hue, saturation, value = np.moveaxis(np.asarray(image.convert("HSV")).astype("int32"), -1, 0)
     hue = (hue + rng.integers(-50, 51)) % 256  # a circle
     saturation = np.clip(saturation + rng.integers(-50, 51), 0, 255)
-    return Image.fromarray(np.stack([hue, saturation, value], -1).astype("uint8"), "HSV").convert("RGB")
+    bands = [Image.fromarray(band.astype("uint8")) for band in (hue, saturation, value)]
+    return Image.merge("HSV", bands).convert("RGB")
 
 
 def _solarize(image, rng):
