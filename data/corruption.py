@@ -23,9 +23,9 @@ class CorruptedSampler(Sampler):
     """Draws every image equally often, rotated, with its region of interest, and a corrupted copy of it.
 
     The stack is uint8 `[N, H, W, C + 1]`: the last channel is the region of interest, 255 inside and 0 outside
-    (`with_region`). An image is rotated whole about its centre and mirrored beyond its edges, the region alike
-    (bilinear, then 1 from 0.5 on); a larger image than `patch_size` is cut afterwards. Then, with X the image, M the
-    mask, N the noise and b the opacity,
+    (`regions.with_regions`). An image is rotated whole about its centre and mirrored beyond its edges, the region
+    alike (bilinear, then 1 from 0.5 on); a larger image than `patch_size` is cut afterwards. Then, with X the image, M
+    the mask, N the noise and b the opacity,
 
         X_n = (1 - M) X + (1 - b) M X + b M N        (GRD-Net)
 
@@ -182,21 +182,6 @@ class CorruptedSampler(Sampler):
         nought = ops.zeros_like(angle)
         size = ops.stack([nought, nought], axis=1) + self.patch_size
         return take_rotated(squares, which, size, nought, nought, angle, self.patch_size, fill)
-
-
-def with_region(images, regions=None):
-    """Images with their regions of interest as the last channel, as `CorruptedSampler` reads them.
-
-    Args:
-        images: list of uint8 `[H, W, C]`.
-        regions: list of bool `[H, W]`, True inside; None makes every pixel count.
-
-    Returns:
-        list of uint8 `[H, W, C + 1]`, for `data.patches.stack_images`.
-    """
-    regions = [np.ones(image.shape[:2], bool) for image in images] if regions is None else regions
-    pairs = zip(images, regions, strict=True)
-    return [np.concatenate([i, np.where(r, 255, 0).astype("uint8")[..., None]], -1) for i, r in pairs]
 
 
 def random_bits(key, count, stream):

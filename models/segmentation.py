@@ -6,6 +6,7 @@ corruption and the region of interest (`prepare`). Images are in [0, 1].
 """
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from ganspect.models import maps
@@ -123,7 +124,7 @@ class SegmentingDetector(Detector):
             )
         score, smooth = self._compiled
         found = maps.over_patches(score, image, c.patch_size, c.patch_stride, CHUNK)
-        found["reconstruction"] = found["reconstruction"] * 2 - 1
+        found["reconstruction"] = np.clip(found["reconstruction"] * 2 - 1, -1, 1)  # DRAEM's is linear
         return found | {f"{name}, smoothed": smooth(found[name][None])[0] for name in self.score_names}
 
     def map_from(self, evidence, name=None):

@@ -28,7 +28,11 @@ def starting_weights(detector):
 def fix_draws(detector):
     """Replaces what the detector draws for a batch by numbers that both backends have."""
     config = detector.config
-    z = np.random.default_rng(0).standard_normal((config.batch_size, config.latent_size)).astype("float32")
+    z = (
+        np.random.default_rng(0)
+        .standard_normal((config.batch_size, getattr(config, "latent_size", 1)))
+        .astype("float32")
+    )
     drawn = z[:, None, None] if detector.name == "fcbigan" else z  # one latent for each cell of a patch; AnoGAN
     detector.draw_latents = lambda count: keras.ops.convert_to_tensor(drawn)
     epsilon = np.linspace(0.1, 0.9, config.batch_size, dtype="float32")[:, None]
@@ -54,7 +58,7 @@ def losses_without_chance(name, images, stored):
         optimizer.epsilon = 1e-3  # else Adam moves a vanishing gradient by the whole rate, where rounding sends it
     fix_draws(detector)
     detector.loops = True  # as on an accelerator; `training` unrolls the batches of a step, as on a CPU
-    stack, sizes = stack_images(images)
+    stack, sizes = stack_images(TINY[name].training_images(images))
     epochs = len(TINY[name].every_phase)
     fit(detector, stack, TINY[name].sampler(sizes, detector.config), epochs, callbacks=[Record()])
     return found
@@ -63,14 +67,15 @@ def losses_without_chance(name, images, stored):
 def training(name, images):
     """An epoch of each phase with the method's own draws, then a calibrated score: what a user of this backend does."""
     detector = TINY[name].build()
-    stack, sizes = stack_images(images)
+    stack, sizes = stack_images(TINY[name].training_images(images))
     sampler = TINY[name].sampler(sizes, detector.config)
     seeds = [detector.noise.state] if hasattr(detector, "noise") else []
     before = [keras.ops.convert_to_numpy(seed) for seed in seeds]
     fit(detector, stack, sampler, len(TINY[name].every_phase))
     detector.calibrate(images[:1])
     row = {key: values[0] for key, values in sampler.draws(0).items()}
-    pixels = np.array(sampler.batch(keras.ops.convert_to_tensor(stack), row), "float64")
+    batch = sampler.batch(keras.ops.convert_to_tensor(stack), row)
+    pixels = np.array(batch["corrupted"] if TINY[name].regions else batch, "float64")
     return {
         "score": detector.anomaly_score(images[1]),
         "iterations": [int(optimizer.iterations) for optimizer in detector.optimizers.values()],

@@ -111,7 +111,7 @@ def test_equal_configs_repeat_to_the_bit_and_other_seeds_differ(tiny):
 
 def test_resumed_equals_uninterrupted_to_the_bit(tiny, textures, tmp_path):
     """The folder of a run as a kill after the first of two epochs leaves it is continued by a new detector."""
-    stack, sizes = stack_images(tiny.photographs(textures))
+    stack, sizes = stack_images(tiny.training_images(tiny.photographs(textures)))
     sampler = tiny.sampler(sizes, tiny.config)
     whole, parts = Run(tmp_path / "whole"), Run(tmp_path / "parts")
 
@@ -150,11 +150,12 @@ def test_the_checkpoint_holds_every_variable_once(tiny):
 
 def test_networks_save_and_load(tiny, tmp_path):
     detector = tiny.build()
-    images = keras.ops.convert_to_tensor(tiny.batch())
-    parts = {"images": images}
+    batch = tiny.batch()
+    images = keras.ops.convert_to_tensor(batch["images"] if tiny.regions else batch)
+    parts = {"images": images, "pair": keras.ops.concatenate([images, images], axis=-1)}
     if hasattr(detector, "encoder"):
         parts["latents"] = detector.encoder(images, training=False)
-    else:
+    elif hasattr(detector, "draw_latents"):
         parts["latents"] = detector.draw_latents(len(images))
     for name in tiny.networks:
         network = getattr(detector, name)

@@ -16,9 +16,9 @@ from ganspect.data.corruption import (
     random_bits,
     random_pixels,
     uniform,
-    with_region,
 )
 from ganspect.data.patches import sampled_dataset, stack_images
+from ganspect.data.regions import with_regions
 from ganspect.data.rotation import take_rotated
 
 KEYS = np.array([3, 4, 2**32 - 1], "uint32")
@@ -47,7 +47,7 @@ def arrays(batch):
 
 
 def stacked(pictures):
-    return stack_images(with_region(*pictures))[0]
+    return stack_images(with_regions(*pictures))[0]
 
 
 def mixed(x):
@@ -182,13 +182,13 @@ def test_region_and_image_stay_aligned():
     rng = np.random.default_rng(2)
     regions = [np.kron(rng.random((12, 16)) > 0.5, np.ones((8, 8), bool)) for _ in range(3)]
     images = [np.repeat(np.where(r, 255, 0)[..., None], 3, -1).astype("uint8") for r in regions]
-    stack, sizes = stack_images(with_region(images, regions))
+    stack, sizes = stack_images(with_regions(images, regions))
     for settings in ({}, {"augment": False}, {"stride": 16, "turned": 0.3}):
         s = CorruptedSampler(sizes, 64, 24, 24, rotation=np.pi, **settings)
         b = arrays(s.batch(stack, row_of(s)))
         np.testing.assert_array_equal(b["images"][..., :1] >= 127.5, b["roi"] > 0)
         assert 0.3 < b["roi"].mean() < 0.7
-        assert set(np.unique(with_region(images)[0][..., 3])) == {255}
+        assert set(np.unique(with_regions(images, None)[0][..., 3])) == {255}
 
 
 def test_what_lies_beyond_the_image_is_mirrored_or_zero():

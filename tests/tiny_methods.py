@@ -6,13 +6,17 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ganspect.data.corruption import CorruptedSampler
 from ganspect.data.patches import PatchSampler
+from ganspect.data.regions import with_regions
 from ganspect.data.rotation import RotatedSampler
 from ganspect.models.anogan import AnoGAN, AnoGANConfig
 from ganspect.models.cbigan import CBiGAN, CBiGANConfig
+from ganspect.models.draem import DRAEM, DRAEMConfig
 from ganspect.models.fanogan import FAnoGAN, FAnoGANConfig
 from ganspect.models.fcbigan import FCBiGAN, FCBiGANConfig
 from ganspect.models.ganomaly import GANomaly, GANomalyConfig
+from ganspect.models.grdnet import GRDNet, GRDNetConfig
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Tiny:
         rounding: paths of variables whose gradient is zero but for rounding, so that they may move or not.
         phases: `{optimiser: the phase in which it trains}` of a method with several, in their order; an epoch each.
         slots: `{optimiser: variables it keeps of each kernel}` where it is no Adam, which keeps two.
+        regions: whether it trains on dicts of corrupted images, from images with a region of interest as last channel.
     """
 
     method: type
@@ -45,6 +50,7 @@ class Tiny:
     rounding: tuple = ()
     phases: dict = field(default_factory=dict)
     slots: dict = field(default_factory=dict)
+    regions: bool = False
 
     @property
     def networks(self):
@@ -64,13 +70,23 @@ class Tiny:
         return detector
 
     def batch(self, seed=0):
-        """What one `step` takes: float32 `[images, p, p, C]` in [-1, 1]."""
+        """What one `step` takes: float32 `[images, p, p, C]` in [-1, 1], or in [0, 1] a dict with corrupted ones."""
         shape = (self.images, self.config.patch_size, self.config.patch_size, self.config.channels)
-        return np.random.default_rng(seed).uniform(-1, 1, shape).astype("float32")
+        rng = np.random.default_rng(seed)
+        images = rng.uniform(-1, 1, shape).astype("float32")
+        if not self.regions:
+            return images
+        mask, roi = (rng.random((2, *shape[:3], 1)) < 0.3).astype("float32")
+        images = (images + 1) / 2
+        return {"images": images, "corrupted": images * (1 - mask) + 0.5 * mask, "mask": mask, "roi": roi}
 
     def photographs(self, textures):
         """The fixture's images as the method takes them: uint8 `[64, 64, C]`."""
         return [np.repeat(image[:64, :64], self.config.channels, axis=-1) for image in textures]
+
+    def training_images(self, images):
+        """Photographs as the method trains on them."""
+        return with_regions(images, None) if self.regions else images
 
 
 def fcbigan_sampler(sizes, config):
@@ -93,6 +109,15 @@ def ganomaly_sampler(sizes, config):
     count = config.images_per_epoch(len(sizes))
     return RotatedSampler(sizes, config.patch_size, count, config.batch_size, config.seed, fill="crop")
 
+
+def corrupted_sampler(sizes, config):
+    """Patches of larger images, GRD-Net's corruption."""
+    return CorruptedSampler(sizes, config.patch_size, 3 * config.batch_size, config.batch_size, config.seed, stride=16)
+
+
+SEGMENTATION_BIASES = tuple(  # normalised away
+    f"{name}_conv/bias" for i in range(1, 7) for name in (f"down{i}a", f"down{i}b", f"up{i}a", f"up{i}b", f"enlarge{i}")
+)
 
 TINY = {
     "fcbigan": Tiny(
@@ -150,5 +175,27 @@ TINY = {
         images=4,
         sampler=ganomaly_sampler,
         updates={"generator": ("encoder", "decoder", "second_encoder"), "discriminator": ("discriminator",)},
+    ),
+    "grdnet": Tiny(
+        GRDNet,
+        GRDNetConfig(image_size=64, patch_size=32, patch_stride=32, width=2, latent_channels=3, batch_size=2, seed=3),
+        images=2,
+        sampler=corrupted_sampler,
+        updates={
+            "discriminator": ("discriminator",),
+            "generator": ("encoder", "decoder", "second_encoder"),
+            "segmentation": ("segmentation",),
+        },
+        rounding=SEGMENTATION_BIASES,
+        regions=True,
+    ),
+    "draem": Tiny(
+        DRAEM,
+        DRAEMConfig(image_size=64, patch_size=32, patch_stride=32, width=2, batch_size=2, seed=3),
+        images=2,
+        sampler=corrupted_sampler,
+        updates={"networks": ("reconstructive", "segmentation")},
+        rounding=SEGMENTATION_BIASES,
+        regions=True,
     ),
 }  # fmt: skip
