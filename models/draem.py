@@ -22,7 +22,7 @@ import keras
 from keras import layers, ops
 
 from ganspect.models import losses
-from ganspect.models.segmentation import KERNELS, SMALLEST, SegmentingDetector, block, build_segmentation, enlarged
+from ganspect.models.segmentation import SMALLEST, SegmentingDetector, block, build_segmentation, enlarged, kernels
 
 MODEL_FIELDS = ("width", "image_size", "patch_size")
 LOSS_FIELDS = ("gamma",)
@@ -80,7 +80,7 @@ def build_reconstructive(channels, width, name="reconstructive"):
     for i, (multiple, last) in enumerate(((8, 4), (4, 2), (2, 1), (1, 1)), 1):
         x = enlarged(x, multiple * width, f"enlarge{i}")
         x = block(x, multiple * width, f"up{i}", last * width)
-    rebuilt = layers.Conv2D(channels, 3, padding="same", kernel_initializer=KERNELS, name="image")(x)
+    rebuilt = layers.Conv2D(channels, 3, padding="same", kernel_initializer=kernels(), name="image")(x)
     return keras.Model(image, rebuilt, name=name)
 
 

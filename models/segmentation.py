@@ -14,14 +14,18 @@ from ganspect.models.detector import Detector
 
 LEVELS = (1, 2, 4, 8, 8, 8)  # of the encoder's filters, in widths
 SMALLEST = 2 ** (len(LEVELS) - 1)  # pixels: images are multiples of it
-KERNELS = keras.initializers.RandomNormal(stddev=0.02)
 POOL = 21  # pixels of an image of 256: the window over which the map is averaged for the image score
 CHUNK = 16  # patches scored at once
 
 
+def kernels():
+    """N(0, 0.02), as in DRAEM's code; an initialiser for each layer, for one draws the same values again."""
+    return keras.initializers.RandomNormal(stddev=0.02)
+
+
 def convolution(x, filters, name):
     """3x3 convolution, batch normalisation, ReLU; initial values as in DRAEM's code."""
-    x = layers.Conv2D(filters, 3, padding="same", kernel_initializer=KERNELS, name=f"{name}_conv")(x)
+    x = layers.Conv2D(filters, 3, padding="same", kernel_initializer=kernels(), name=f"{name}_conv")(x)
     gamma = keras.initializers.RandomNormal(1.0, 0.02)
     x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, gamma_initializer=gamma, name=f"{name}_norm")(x)
     return layers.ReLU(name=f"{name}_act")(x)
@@ -51,7 +55,7 @@ def build_segmentation(channels, width, name="segmentation"):
         x = enlarged(x, multiple * width, f"enlarge{i}")
         x = layers.Concatenate(name=f"join{i}")([x, levels[i - 1]])
         x = block(x, multiple * width, f"up{i}")
-    logits = layers.Conv2D(2, 3, padding="same", kernel_initializer=KERNELS, name="logits")(x)
+    logits = layers.Conv2D(2, 3, padding="same", kernel_initializer=kernels(), name="logits")(x)
     return keras.Model(pair, logits, name=name)
 
 
