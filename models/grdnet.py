@@ -36,10 +36,9 @@ from ganspect.models.blocks import EveryOther, InsertZeros
 from ganspect.models.draem import check_sizes
 from ganspect.models.segmentation import SegmentingDetector, build_segmentation
 
-STAGES = 5  # [SGRD-tf] of two blocks each; all but the first halve the image
 SLOPE = 0.2  # [SGRD-tf] of every leaky ReLU
 MODEL_FIELDS = (
-    *("width", "image_size", "patch_size", "residual", "bottleneck", "latent_channels", "latent_size"),
+    *("width", "stages", "image_size", "patch_size", "residual", "bottleneck", "latent_channels", "latent_size"),
     *("batch_norm", "discriminative"),
 )
 LOSS_FIELDS = (
@@ -60,6 +59,7 @@ class GRDNetConfig:
     patch_stride: int = 64  # [GRD-pt] between neighbouring patches of a larger image, pixels
     channels: int = 3
     width: int = 64  # [SGRD-tf] filters of the first convolution and of the U-Net's first level
+    stages: int = 5  # [SGRD-tf] of two blocks each; all but the first halve the image: 8x8 latents need 6 at 256 pixels
     residual: bool = True  # [paper 5] False: the same convolutions without shortcuts, the "vanilla" of Table 1
     bottleneck: str = "conv"  # [paper 8.4.1] "dense"
     latent_channels: int = 32  # [paper] of the convolutional bottleneck: 8x8x32 at 128 pixels
@@ -87,6 +87,8 @@ class GRDNetConfig:
 
     def __post_init__(self):
         check_sizes(self)
+        if self.stages < 1 or self.patch_size % 2 ** (self.stages - 1):
+            raise ValueError(f"{self.stages} stages do not halve patches of {self.patch_size} pixels evenly")
         if self.bottleneck not in ("conv", "dense"):
             raise ValueError(f'bottleneck must be "conv" or "dense", not {self.bottleneck!r}')
         if self.loss_case not in CASES:
@@ -132,9 +134,9 @@ def decoder_block(x, filters, config, name, narrower=None, strides=1):
 
 
 def image_path(image, config):
-    """What both encoders and D start with: images `[B, p, p, C]` to features `[B, p / 16, p / 16, 16 w]`."""
+    """What both encoders and D start with: images `[B, p, p, C]` to features, `[B, p / 16, p / 16, 16 w]` in 5 stages."""
     x = unit(layers.Conv2D, image, config.width, config, "stem", 4)
-    for stage in range(STAGES):
+    for stage in range(config.stages):
         filters = config.width * 2**stage
         x = encoder_block(x, filters, config, f"stage{stage}a", 2 if stage else 1, projected=True)
         x = encoder_block(x, filters, config, f"stage{stage}b")
@@ -153,7 +155,7 @@ def build_encoder(config, name="encoder"):
 
 def build_decoder(config):
     """G_D: z to images `[B, p, p, C]` in (0, 1)."""
-    side, filters = config.patch_size // 2 ** (STAGES - 1), config.width * 2 ** (STAGES - 1)
+    side, filters = config.patch_size // 2 ** (config.stages - 1), config.width * 2 ** (config.stages - 1)
     if config.bottleneck == "conv":
         z = keras.Input((side, side, config.latent_channels), name="latents")
         x = layers.Conv2DTranspose(filters, 4, padding="same", use_bias=False, name="unfold")(z)
@@ -161,7 +163,7 @@ def build_decoder(config):
         z = keras.Input((config.latent_size,), name="latents")
         x = layers.Dense(side * side * filters, use_bias=False, name="unfold")(z)
         x = layers.LeakyReLU(SLOPE, name="unfold_act")(layers.Reshape((side, side, filters), name="reshape")(x))
-    for stage in reversed(range(STAGES)):
+    for stage in reversed(range(config.stages)):
         filters = config.width * 2**stage
         x = decoder_block(x, filters, config, f"stage{stage}b")
         narrower, strides = (filters // 2, 2) if stage else (filters, 1)

@@ -178,7 +178,7 @@ TINY = {
     ),
     "grdnet": Tiny(
         GRDNet,
-        GRDNetConfig(image_size=64, patch_size=32, patch_stride=32, width=2, latent_channels=3, batch_size=2, seed=3),
+        GRDNetConfig(image_size=64, patch_size=32, patch_stride=32, width=2, stages=2, latent_channels=3, batch_size=2, seed=3),
         images=2,
         sampler=corrupted_sampler,
         updates={
