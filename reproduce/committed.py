@@ -36,7 +36,7 @@ class Joined:
         """Lines for the terminal; empty where nothing was committed."""
         lines = []
         for what, found in (
-            ("kept, as no run of it is finished here", self.kept),
+            ("kept, as none of their runs is finished here", self.kept),
             ("replaced by the runs here", self.replaced),
         ):
             if found:
