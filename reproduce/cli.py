@@ -62,7 +62,10 @@ def add_report(commands):
     """`ganspect report`."""
     command = commands.add_parser("report", help="rebuild tables, figures and pages from stored runs; trains nothing")
     _common(command)
-    command.add_argument("--results", metavar="DIR", help="also copy there what may be committed: rows, tables, plots")
+    kept = "rows there of cells without a finished run here stay"
+    command.add_argument(
+        "--results", metavar="DIR", help=f"also copy there what may be committed: rows, tables, plots; {kept}"
+    )
     command.set_defaults(run=report)
 
 
@@ -167,7 +170,7 @@ def report(options):
         cells = plan.every_cell(paper, options.runs_dir)
         pages.write(paper, cells, options.runs_dir, console)
         if options.results:
-            pages.publish(paper, cells, options.runs_dir, options.results)
+            pages.publish(paper, cells, options.runs_dir, options.results, console)
     return DONE
 
 

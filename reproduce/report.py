@@ -6,7 +6,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, select_autoescape
 from rich.table import Table
 
-from ganspect.reproduce import figures, tables
+from ganspect.reproduce import committed, figures, tables
 from ganspect.reproduce.cells import SYNTHETIC
 from ganspect.training.files import atomic_write
 from ganspect.training.run import Run, write_csv
@@ -53,8 +53,11 @@ def write(paper, cells, runs, console):
     console.print(f"report: {folder / 'report.html'}   tables: {folder / 'tables.md'}, results.csv", soft_wrap=True)
 
 
-def publish(paper, cells, runs, folder):
+def publish(paper, cells, runs, folder, console):
     """Copies the results that may be committed: rows, tables, and pictures as far as the data's licence allows.
+
+    Rows there of cells without a finished run here stay (see `committed.join`), and the tables are made of all rows;
+    pictures of runs that are not here stay too, as do curves across runs that would lose points.
 
     Curves and histograms of any data; panels and generated images only of MVTec AD and of the synthetic set. Of each
     run, where the script names them (`PUBLISHED`), only pictures whose names start so.
@@ -62,11 +65,22 @@ def publish(paper, cells, runs, folder):
     Args:
         paper, cells, runs: as in `write`, which must have run before.
         folder: where `<paper>.csv`, `<paper>.md` and `figures/` are written.
+        console: `rich.console.Console`, told what was kept.
     """
     folder = Path(folder)
+    both = committed.join(paper, cells, runs, folder / f"{paper.NAME}.csv")
+    write_csv(folder / f"{paper.NAME}.csv", both.rows, tables.COLUMNS)
+    with atomic_write(folder / f"{paper.NAME}.md") as file:
+        file.write(tables.markdown(paper, tables.joined(paper, both.rows), tables.claims(paper, both.rows)))
+    for line in both.remarks():
+        console.print(f"{folder / paper.NAME}.csv: {line}", markup=False, highlight=False, soft_wrap=True)
+    _copy_pictures(paper, cells, runs, folder)
+    _copy_across(paper, cells, runs, folder, console)
+
+
+def _copy_pictures(paper, cells, runs, folder):
+    """The pictures of each run that may be shown."""
     chosen = getattr(paper, "PUBLISHED", ("",))
-    for source, target in (("results.csv", f"{paper.NAME}.csv"), ("tables.md", f"{paper.NAME}.md")):
-        _copy(Path(runs) / paper.NAME / source, folder / target)
     for cell in cells:
         for picture in sorted((Run(cell.folder(runs)).path / "figures").glob("*.png")):
             allowed = picture.stem.startswith(PLOTS) or cell.subject.dataset in SHOWABLE
@@ -75,12 +89,21 @@ def publish(paper, cells, runs, folder):
                 category = category.replace(" (", "_").replace(")", "")
                 name = f"{paper.NAME}_{cell.method}_{category}_seed_{cell.seed}_{picture.name}"
                 _copy(picture, folder / "figures" / name)
-    showable = all(cell.subject.dataset in SHOWABLE for cell in cells)
-    for picture in _across(paper, runs):
-        if picture.stem.startswith(PLOTS) or showable:
-            _copy(picture, folder / "figures" / f"{paper.NAME}_{picture.name}")
+
+
+def _copy_across(paper, cells, runs, folder, console):
+    """The pictures and numbers that the paper's script drew from several runs, where they lose no committed point."""
+    showable, stay = all(cell.subject.dataset in SHOWABLE for cell in cells), set()
     for numbers in sorted((Path(runs) / paper.NAME / "figures").glob("*.csv")):
-        _copy(numbers, folder / f"{paper.NAME}_{numbers.name}")
+        target = folder / f"{paper.NAME}_{numbers.name}"
+        if committed.loses_points(numbers, target):
+            stay.add(numbers.stem)
+            console.print(f"{target}: kept: it has points without a run here", markup=False, soft_wrap=True)
+        else:
+            _copy(numbers, target)
+    for picture in _across(paper, runs):
+        if picture.stem not in stay and (picture.stem.startswith(PLOTS) or showable):
+            _copy(picture, folder / "figures" / f"{paper.NAME}_{picture.name}")
 
 
 def _copy(source, target):

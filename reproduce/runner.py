@@ -10,7 +10,7 @@ import numpy as np
 from ganspect.data import arrays as data_arrays
 from ganspect.data import check, regions, samples
 from ganspect.data.patches import stack_images
-from ganspect.reproduce import figures, milestones, scoring
+from ganspect.reproduce import figures, milestones, scoring, shared
 from ganspect.training import callbacks as training_callbacks
 from ganspect.training.checkpoint import load_state
 from ganspect.training.files import atomic_write, write_json
@@ -96,7 +96,8 @@ def run_cells(paper, cells, found, errors, runs, console, options):
 def run_cell(paper, cell, path, run, console, options, title):
     """Trains, scores and stores one cell, continuing from where the run folder stands.
 
-    A finished one is kept, or with `options.rescore` scored again from its last checkpoint.
+    A finished one is kept, or with `options.rescore` scored again from its last checkpoint. A new one that another
+    paper has finished with the same settings is copied from there, unless `options.force` asks for its training.
     """
     import keras
 
@@ -118,13 +119,16 @@ def run_cell(paper, cell, path, run, console, options, title):
         "data": arrays.fingerprint,
     }
     manifest = make_manifest(config.seed, arrays.fingerprint, options.threads, keras.backend.backend())
-    status, defaults = run.status, {f.name: f.default for f in dataclasses.fields(config)}
+    defaults = {f.name: f.default for f in dataclasses.fields(config)}
+    origin = None if options.force else shared.copy_finished(paper, cell, run, stored, defaults)
+    status = run.status
     finished = status["state"] == "finished" and run.matches(stored, defaults)
     if finished and not options.rescore:
-        console.print(f"{title}: finished on {status['updated']}, kept")
+        console.print(f"{title}: finished on {status['updated']}, {'copied from ' + origin if origin else 'kept'}")
         return
     if finished:  # what trained it stays; code and data are those of today
-        trained = {name: run.manifest[name] for name in ("command", "hardware", "threads", "date", "backend")}
+        names = ("command", "hardware", "threads", "date", "backend", "copied_from")
+        trained = {name: run.manifest[name] for name in names if name in run.manifest}
         manifest |= trained | {"trained_by": run.manifest.get("trained_by", run.manifest["commit"])}
     run.open(stored, manifest, defaults)
     detector = method.build(config)

@@ -68,10 +68,33 @@ class Limits:
         )
         return [text for text in texts if text]
 
+    @classmethod
+    def read(cls, verdict):
+        """The limits that a verdict names, the share as rounded there: what `texts` wrote; none in a judgement."""
+        names = {"other data": "other_data", "other architecture": "other_architecture", "reduced model": "model"}
+        names |= {"other schedule": "schedule", "other losses": "losses", "other scoring": "scores"}
+        found = {}
+        for text in verdict.split(", "):
+            name, _, detail = text.removesuffix(")").partition(" (")
+            if name in names:
+                found[names[name]] = True
+            elif name == "partial":
+                found["partial"] = detail
+            elif name == "reduced schedule":
+                found["share"] = min(float(detail), 1 - 1e-9)  # a rounded 1 is below 1 all the same
+        return cls(**found)
+
 
 @dataclass(frozen=True)
-class _Found:
-    """A row and what a mean over categories needs beside it: limits, value of each seed, images trained on of all."""
+class Found:
+    """A row and what a mean over categories needs beside it.
+
+    Args:
+        row: dict with `COLUMNS`.
+        limits: `Limits`.
+        by_seed: `{seed: value}`; empty where not known.
+        images: number trained on, number of all normal training images.
+    """
 
     row: dict
     limits: Limits
@@ -143,6 +166,12 @@ def measured(paper, cells, runs):
     Returns:
         List of dicts with `COLUMNS`.
     """
+    found = by_category(paper, cells, runs)
+    return [x.row for x in found + means(paper, found)]
+
+
+def by_category(paper, cells, runs):
+    """The rows of `measured` without the means, as a list of `Found`."""
     trainings = {}
     for cell in cells:
         run = Run(cell.folder(runs))
@@ -155,7 +184,7 @@ def measured(paper, cells, runs):
             protocols.remove("paper")  # trained on all normals: that run speaks for the paper's protocol
         for name in protocols:
             found += _rows(paper, method, subject, name, by_seed, printed)
-    return [x.row for x in found + _means(paper, found, printed)]
+    return found
 
 
 def _printed(paper):
@@ -208,12 +237,12 @@ def _view_rows(paper, ours, subject, protocol, by_seed, view, printed):
         undefined = first["undefined"].get(metric) or first["undefined"].get(metric.split("_")[0])
         undefined = f"undefined: {undefined}" if undefined else ""
         row["note"] = _texts(after, trained, interval, undefined, _beyond(paper, metric), ours.note, note)
-        rows.append(_Found(row, limits, by_run, images))
+        rows.append(Found(row, limits, by_run, images))
         for other in view.tables:  # that print the same value again
             key = _key(row | {"table": other})
             if other != table and key in printed:
                 again = row | {"table": other, "verdict": verdict(row, printed[key], limits)}
-                rows.append(_Found(again, limits, by_run, images))
+                rows.append(Found(again, limits, by_run, images))
     if protocol == "clean":
         return rows
     return rows + _losses(paper, ours, common, by_seed, view, changes, _texts(after, trained, ours.note, note), printed)
@@ -252,7 +281,7 @@ def _losses(paper, ours, common, by_seed, view, changes, note, printed):
             limits = Limits(common["data"] != "paper", "", False, *map(bool, changes), view.share)
             row["verdict"] = verdict(row, printed.get(_key(row)), limits)
             row["note"] = _texts(note, interval, _beyond(paper, metric))
-            rows.append(_Found(row, limits, found, (0, 0)))
+            rows.append(Found(row, limits, found, (0, 0)))
     return rows
 
 
@@ -307,15 +336,22 @@ def _seconds(paper, method, subject, by_seed, view):
     row = {**common, "table": _table(paper, view.tables, metric), "method": method.label, "metric": metric}
     row |= {"value": sum(values.values()) / len(values), "low": None, "high": None, "seeds": len(values), "verdict": ""}
     row["note"] = _texts(f"{size} image{stride}; median over the test images", _beyond(paper, metric))
-    return _Found(row, Limits(), values, (0, 0))
+    return Found(row, Limits(), values, (0, 0))
 
 
-def _means(paper, found, printed):
+def means(paper, found):
     """Unweighted means over the categories of each group that ran, for every method, metric and protocol.
 
     Only in the tables in which the paper prints such means.
+
+    Args:
+        paper: the paper's script.
+        found: list of `Found`, from `by_category`.
+
+    Returns:
+        List of `Found`.
     """
-    groups, names = {}, getattr(paper, "GROUPS", {})
+    groups, names, printed = {}, getattr(paper, "GROUPS", {}), _printed(paper)
     grouped = {line["table"] for line in printed.values() if line["category"] in names}
     for x in found:
         row = x.row
@@ -327,7 +363,7 @@ def _means(paper, found, printed):
             if row["dataset"] == dataset and row["category"] in categories:
                 key = (name, row["table"], row["method"], row["metric"], row["protocol"])
                 groups.setdefault(key, {})[row["category"]] = x
-    means = []
+    out = []
     for (name, *_), members in groups.items():
         every = paper.GROUPS[name][1]
         ran = [category for category in every if category in members]
@@ -338,8 +374,8 @@ def _means(paper, found, printed):
         trained = f"trained on {mean.images[0]} of {mean.images[1]} normal images"
         interval = "interval over seeds" if row["low"] is not None else ""
         row["note"] = _texts(f"mean of {counted}: {', '.join(ran)}", trained, interval)
-        means.append(_Found(row, mean.limits, mean.by_seed, mean.images))
-    return means
+        out.append(Found(row, mean.limits, mean.by_seed, mean.images))
+    return out
 
 
 def _mean(members, partial):
@@ -359,7 +395,7 @@ def _mean(members, partial):
     flags = ("other_data", "other_architecture", "model", "schedule", "losses", "scores")
     flags = {name: any(getattr(limit, name) for limit in limits) for name in flags}
     joint = Limits(partial=partial, share=min(limit.share for limit in limits), **flags)
-    return _Found(row, joint, by_seed, tuple(map(sum, zip(*(x.images for x in members), strict=True))))
+    return Found(row, joint, by_seed, tuple(map(sum, zip(*(x.images for x in members), strict=True))))
 
 
 def _table(paper, tables, metric):

@@ -218,9 +218,9 @@ def test_claims_and_pictures_across_runs_reach_every_report(tmp_path, monkeypatc
     page = (tmp_path / "cbigan" / "report.html").read_text()
     assert page.index("Claims of the paper") < page.index("Across runs") < page.index("<h2>Runs")
     assert "pill is hard: <b>does not hold</b>" in page and page.count("data:image/png") == 2
-    report.publish(fake, some, tmp_path, tmp_path / "all")
+    report.publish(fake, some, tmp_path, tmp_path / "all", console)
     secret = [replace(some[0], subject=replace(some[0].subject, dataset="nanotwice"))]
-    report.publish(fake, some + secret, tmp_path, tmp_path / "plots")
+    report.publish(fake, some + secret, tmp_path, tmp_path / "plots", console)
     names = {kind: sorted(p.name for p in (tmp_path / kind / "figures").iterdir()) for kind in ("all", "plots")}
     assert names["all"] == ["cbigan_curve_alpha.png", "cbigan_reconstructions.png"]
     assert names["plots"] == ["cbigan_curve_alpha.png"]

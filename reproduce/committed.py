@@ -1,0 +1,164 @@
+"""Committed results joined with those of the runs here: what was measured on another machine stays.
+
+A cell is a method on a category of a data set. Its committed rows stay, byte for byte, as long as none of its runs here
+is finished; else all of them are replaced by the rows of the runs here, whatever their scores, metrics and protocols.
+"""
+
+import csv
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ganspect.reproduce import tables
+from ganspect.training.run import Run
+
+NUMBERS = {"value": float, "low": float, "high": float, "seeds": int}
+POINT = ("category", "alpha", "lambda")  # columns that tell the points of a curve across runs apart
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Rows of both, and what became of the committed ones.
+
+    Args:
+        rows: list of dicts with `tables.COLUMNS`: cells in the script's order, then the means of groups.
+        kept: `{(method, dataset, category): number of rows}` of cells without a finished run here.
+        replaced: the same of cells with one.
+        dropped: `{label, place and table: number of rows}` of what the script does not have.
+    """
+
+    rows: list
+    kept: dict
+    replaced: dict
+    dropped: dict
+
+    def remarks(self):
+        """Lines for the terminal; empty where nothing was committed."""
+        lines = []
+        for what, found in (
+            ("kept, as none of their runs is finished here", self.kept),
+            ("replaced by the runs here", self.replaced),
+        ):
+            if found:
+                lines.append(f"{sum(found.values())} rows of {len(found)} cells {what}: {_by_method(found)}")
+        for what, count in self.dropped.items():
+            lines.append(f"{count} rows dropped, as the script does not have them: {what}")
+        return lines
+
+
+def join(paper, cells, runs, path):
+    """Rows of a committed CSV file joined with those of the finished runs here.
+
+    Means over groups are made anew from the rows of both, with an interval over seeds only where every seed's value is
+    known; those that no run here changes stay.
+
+    Args:
+        paper: the paper's script.
+        cells: every cell with a run folder.
+        runs: the runs folder.
+        path: the committed file; may be missing.
+
+    Returns:
+        `Joined`.
+    """
+    known = methods_by_label(paper)
+    here = {_place(c) for c in cells if Run(c.folder(runs)).status["state"] == "finished"}
+    kept, replaced, dropped, old, members = {}, {}, {}, {}, tables.by_category(paper, cells, runs)
+    for row in read(path):
+        cell = (known.get(row["method"]), row["dataset"], row["category"])
+        if not _is_known(paper, row, known):
+            what = f"{row['method']}, {row['dataset']}/{row['category']}, table {row['table']}"
+            dropped[what] = dropped.get(what, 0) + 1
+        elif _is_mean(paper, row):
+            old[_key(row)] = row
+        elif cell in here:
+            replaced[cell] = replaced.get(cell, 0) + 1
+        else:
+            kept[cell] = kept.get(cell, 0) + 1
+            members.append(as_found(row))
+    order = _order(paper)
+    members.sort(key=lambda x: order[known[x.row["method"]], x.row["dataset"], x.row["category"]])
+    means = [_unchanged(paper, x.row, old, known, here) or x.row for x in tables.means(paper, members)]
+    return Joined([x.row for x in members] + means, kept, replaced, dropped)
+
+
+def read(path):
+    """Rows of a results file with their numbers as numbers, blank ones as None; none where there is no file."""
+    if not Path(path).exists():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = [{name: line.get(name) or "" for name in tables.COLUMNS} for line in csv.DictReader(file)]
+    return [row | {name: kind(row[name]) if row[name] else None for name, kind in NUMBERS.items()} for row in rows]
+
+
+def as_found(row):
+    """A committed row with what a mean needs beside it, as far as the row says it: no values of single seeds."""
+    images = re.search(r"trained on (\d+) of (\d+) normal images", row["note"])
+    return tables.Found(
+        row, tables.Limits.read(row["verdict"]), {}, tuple(map(int, images.groups())) if images else (0, 0)
+    )
+
+
+def methods_by_label(paper):
+    """`{label with the suffix of a score: name of the method}`, as rows have it."""
+    return {
+        m.label + suffix: name for name, m in paper.METHODS.items() for suffix in ("", *m.of(paper, "scores").values())
+    }
+
+
+def loses_points(new, old):
+    """Whether a curve's old CSV file has points that the new one lacks."""
+    if not Path(old).exists():
+        return False
+    points = []
+    for path in (new, old):
+        with open(path, encoding="utf-8", newline="") as file:
+            points.append({tuple(row.get(name) for name in POINT) for row in csv.DictReader(file)})
+    return bool(points[1] - points[0])
+
+
+def _unchanged(paper, mean, old, known, here):
+    """The committed row of a mean, where it is of the same categories and none of them has a run here; else None."""
+    row, (dataset, categories) = old.get(_key(mean)), paper.GROUPS[mean["category"]]
+    fresh = any((known[mean["method"]], dataset, category) in here for category in categories)
+    return None if row is None or fresh or _counted(row) != _counted(mean) else row
+
+
+def _counted(mean):
+    """The part of a mean's note that names its categories."""
+    return mean["note"].split("; ")[0]
+
+
+def _is_mean(paper, row):
+    """Whether a row is of a group of categories."""
+    return getattr(paper, "GROUPS", {}).get(row["category"], ("",))[0] == row["dataset"]
+
+
+def _is_known(paper, row, known):
+    """Whether the script has a row's method, place and table."""
+    place = (row["dataset"], row["category"])
+    subjects = {(s.dataset, s.category) for s in (*paper.SUBJECTS, *paper.SYNTHETIC)}
+    return row["method"] in known and row["table"] in paper.TABLES and (place in subjects or _is_mean(paper, row))
+
+
+def _order(paper):
+    """`{(method, dataset, category): rank}` in the order in which `tables.measured` has the cells."""
+    subjects = (*paper.SUBJECTS, *paper.SYNTHETIC)
+    every = [(method, s.dataset, s.category) for s in subjects for method in paper.METHODS]
+    return {cell: i for i, cell in enumerate(every)}
+
+
+def _place(cell):
+    return cell.method, cell.subject.dataset, cell.subject.category
+
+
+def _key(row):
+    return tuple(row[name] for name in (*tables.KEYS, "protocol"))
+
+
+def _by_method(cells):
+    """Cells as text: `method set/category, set/category; method ...`."""
+    found = {}
+    for method, dataset, category in cells:
+        found.setdefault(method, []).append(f"{dataset}/{category}")
+    return "; ".join(f"{method} {', '.join(places)}" for method, places in found.items())
