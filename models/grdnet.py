@@ -134,7 +134,7 @@ def decoder_block(x, filters, config, name, narrower=None, strides=1):
 
 
 def image_path(image, config):
-    """What both encoders and D start with: images `[B, p, p, C]` to features, `[B, p / 16, p / 16, 16 w]` in 5 stages."""
+    """What both encoders and D start with: images `[B, p, p, C]` to features, of 5 stages `[B, p/16, p/16, 16 w]`."""
     x = unit(layers.Conv2D, image, config.width, config, "stem", 4)
     for stage in range(config.stages):
         filters = config.width * 2**stage

@@ -1,0 +1,94 @@
+"""DRAEM: its networks, its loss by the formula, its rates; the SavedModel of both methods, regions included."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tiny_methods import TINY
+
+from ganspect.models import losses
+from ganspect.models.draem import DRAEM, DRAEMConfig, build_reconstructive
+
+
+def test_parameter_counts_are_those_of_the_code():
+    """97.4 million with the U-Net's 28.4: that of the PyTorch layers, moving statistics included here."""
+    network = build_reconstructive(3, 128)
+    assert network.count_params() == 69_070_083
+    assert network.output_shape == (None, None, None, 3)
+    widths = [layer.filters for layer in network.layers if hasattr(layer, "filters")]
+    encoder = [128, 128, 256, 256, 512, 512, 1024, 1024, 1024, 1024]
+    assert widths == encoder + [1024, 1024, 512, 512, 512, 256, 256, 256, 128, 128, 128, 128, 3]
+
+
+def test_no_two_layers_start_with_the_same_values():
+    network = build_reconstructive(3, 2)
+    kernels = [w for w in network.get_weights() if w.ndim == 4]
+    assert all(abs(kernel.std() / 0.02 - 1) < 0.5 for kernel in kernels)
+    for i, one in enumerate(kernels):
+        assert not any(one.shape == other.shape and np.array_equal(one, other) for other in kernels[:i])
+
+
+def test_loss_of_a_batch_by_the_formula():
+    detector, batch = TINY["draem"].build(), TINY["draem"].batch()
+    found = {name: float(value) for name, value in detector.losses(batch, training=False).items()}
+    rebuilt = np.asarray(detector.reconstruct(batch["corrupted"]))
+    marked = np.asarray(detector.probabilities(rebuilt, batch["corrupted"]))
+    assert found["squared"] == pytest.approx(((batch["images"] - rebuilt) ** 2).mean(), rel=1e-4)
+    ssim = float(losses.structural_similarity(batch["images"], rebuilt))
+    assert found["dissimilarity"] == pytest.approx(1 - ssim, rel=1e-4)
+    assert found["focal"] == pytest.approx(float(losses.focal_loss(marked, batch["mask"])), rel=1e-4)
+    assert found["loss"] == pytest.approx(found["squared"] + found["dissimilarity"] + found["focal"], rel=1e-5)
+
+
+def test_the_segmentation_loss_reaches_the_reconstructive_network():
+    """One optimiser, one sum: in DRAEM the marked map teaches the reconstruction, in GRD-Net it does not."""
+    detector, batch = TINY["draem"].build(), TINY["draem"].batch()
+    variables = [v.value for v in detector.reconstructive.trainable_variables]
+    with tf.GradientTape() as tape:
+        focal = detector.losses(batch, training=True)["focal"]
+    gradients = tape.gradient(focal, variables)
+    assert sum(float(tf.reduce_sum(tf.abs(g))) for g in gradients) > 0
+
+
+def test_rates_drop_after_80_and_90_percent():
+    detector = TINY["draem"].build(schedule_epochs=10)
+    rates = [detector.rates([{}] * done)["networks"] for done in range(11)]
+    assert rates == pytest.approx([1e-4] * 8 + [2e-5] + [4e-6] * 2)
+
+
+def test_the_region_changes_nothing():
+    batch = TINY["draem"].batch()
+    logs = [TINY["draem"].build().step(batch | {"roi": roi})["loss"] for roi in (batch["roi"], 1 - batch["roi"])]
+    assert float(logs[0]) == float(logs[1])
+
+
+@pytest.mark.parametrize("settings", [{"patch_size": 40}, {"image_size": 64}, {"batch_size": 0}])
+def test_wrong_settings_are_refused(settings):
+    with pytest.raises(ValueError):
+        DRAEMConfig(**settings)
+
+
+@pytest.mark.parametrize("name", ["grdnet", "draem"])
+def test_saved_model_equals_the_detector_inside_and_outside_a_region(name, tmp_path):
+    detector = TINY[name].telling(patch_stride=16)  # overlapping patches
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (2, 64, 64, 3)).astype("uint8")
+    detector.export(str(tmp_path / "model"))
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    regions = np.zeros((2, 64, 64), "float32")
+    regions[:, 8:24, 30:50] = 1
+    whole, inside = (
+        {key: np.asarray(value) for key, value in answer.items()}
+        for answer in (
+            loaded.serve_float(images / np.float32(255)),
+            loaded.serve_roi(images / np.float32(255), regions),
+        )
+    )
+    for i, image in enumerate(images):
+        found = detector.evidence(image)
+        np.testing.assert_allclose(whole["anomaly_map"][i], detector.map_from(found), atol=1e-5)
+        np.testing.assert_allclose(whole["reconstruction"][i] * 2 - 1, found["reconstruction"], atol=1e-5)
+        assert whole["score"][i] == pytest.approx(detector.score_from(found), abs=1e-5)
+        expected = detector.score_inside(found, regions[i] > 0)
+        assert inside["score"][i] == pytest.approx(expected, abs=1e-5) and expected < whole["score"][i]
+    np.testing.assert_array_equal(inside["anomaly_map"], whole["anomaly_map"])
+    assert isinstance(detector, DRAEM) == (name == "draem")
