@@ -21,7 +21,7 @@ class View:
         tables: that its rows stand in; a metric goes to the first that lists it, else to the first of all.
         milestone: the printed number of epochs; 0 in tables without.
         share: of the schedule up to there.
-        listed: whether only metrics that its tables list stand in them.
+        listed: whether only metrics that its tables list stand in them, of the method's first score.
     """
 
     epoch: int

@@ -224,13 +224,14 @@ def _view_rows(paper, ours, subject, protocol, by_seed, view, printed):
     suffixes = _suffixes(ours.of(paper, "scores"), metrics)
     rows = []
     for label, metric, by_run, first in _values(suffixes, measured, protocol):
-        if (view.listed or metric in milestones.ROI_METRICS) and not _listed(paper, view.tables, metric):
+        extra, headline = view.listed or metric in milestones.ROI_METRICS, label == next(iter(suffixes.values()))
+        if extra and not (headline and _listed(paper, view.tables, metric)):
             continue
         value, low, high, interval = _joined(list(by_run.values()), first, metric)
         table = _table(paper, view.tables, metric)
         row = {**common, "table": table, "method": ours.label + label, "metric": metric}
         row |= {"value": value, "low": low, "high": high, "seeds": len(by_run)}
-        beside = bool(ours.beside) and label == next(iter(suffixes.values()))
+        beside = bool(ours.beside) and headline
         beside = beside and metric in paper.TABLES[table]["metrics"]
         limits = Limits(common["data"] != "paper", "", beside, *map(bool, changes), view.share)
         row["verdict"] = verdict(row, printed.get(_key(row)), limits)

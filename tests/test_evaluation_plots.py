@@ -122,3 +122,21 @@ def test_line_panels_and_signed_losses(tmp_path):
         for values in ((-9.0, 3000.0), (-9.0, 3.0), (1.0, 3000.0))
     ]
     assert scales == ["symlog", "linear", "log"]
+
+
+def test_maps_are_coloured_between_their_limits():
+    colours = plots.coloured(np.array([[-1.0, 0.0], [0.5, 2.0]]), 0.0, 1.0)
+    assert colours.shape == (2, 2, 3) and colours.dtype == np.uint8
+    assert np.array_equal(colours[0, 0], colours[0, 1])  # below the lowest
+    assert colours[0, 1].sum() < colours[1, 0].sum() < colours[1, 1].sum()
+    assert np.array_equal(plots.coloured(np.ones((1, 1)), 1.0, 1.0), plots.coloured(np.zeros((1, 1)), 0.0, 1.0))
+
+
+def test_outlines_lie_on_the_inner_border_of_mask_and_region():
+    image = np.full((12, 12, 1), 100, np.uint8)
+    region, mask = np.zeros((2, 12, 12), bool)
+    region[1:11, 1:11], mask[4:8, 4:8] = True, True
+    picture = plots.outlined(image, mask, region)
+    assert tuple(picture[1, 5]) == plots.TRUE_POSITIVE and tuple(picture[4, 5]) == plots.FALSE_NEGATIVE
+    assert tuple(picture[2, 5]) == tuple(picture[5, 5]) == tuple(picture[0, 0]) == (100, 100, 100)
+    assert np.array_equal(plots.outlined(image), np.full((12, 12, 3), 100)) and image.max() == 100  # not written into

@@ -1,0 +1,200 @@
+"""GRD-Net's script: several epochs of one training in their tables, private data, regions, a tiny run."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ganspect.data.corruption import CorruptedSampler
+from ganspect.data.patches import stack_images
+from ganspect.data.regions import with_regions
+from ganspect.models.draem import DRAEMConfig
+from ganspect.models.grdnet import GRDNet, GRDNetConfig
+from ganspect.reproduce import cells, grdnet, milestones, tables
+from ganspect.training.files import write_json
+from ganspect.training.fit import fit
+from ganspect.training.run import Run
+
+PILL = next(s for s in grdnet.SUBJECTS if s.category == "pill")
+
+
+def views(method, epochs):
+    found = milestones.views(grdnet, grdnet.METHODS[method], PILL, {"epochs": epochs})
+    return [(v.epoch, v.tables, v.milestone, round(v.share, 3), v.listed) for v in found]
+
+
+def test_which_tables_a_training_stands_in():
+    others = ("roi", "bottleneck")
+    assert views("grdnet", 35) == [(35, ("3",), 35, 1, False), (10, ("2",), 10, 1, False), (35, others, 0, 0.175, True)]
+    assert views("grdnet", 4)[0] == (4, ("2",), 10, 0.4, False)
+    assert views("grdnet", 60)[0] == (60, ("4",), 100, 0.6, False)
+    assert [v[0] for v in views("grdnet", 200)] == [200, 100, 35, 10, 200]
+    assert views("grdnet", 300)[0] == (300, ("5",), 200, 1, False)
+    assert views("residual-ae", 500) == [(500, ("1",), 500, 1, False), (250, ("1",), 250, 1, False)]
+    assert views("residual-ae", 60) == [(60, ("1",), 250, 0.24, False)]
+    assert views("grdnet-case-3", 10) == [(10, ("7",), 100, 0.1, False), (10, ("roi",), 0, 0.05, True)]
+    assert views("ganomaly", 200) == [(200, ("5",), 200, 1, False)]
+    assert milestones.to_score(grdnet, grdnet.METHODS["draem"], PILL, 200) == {10, 35, 100}
+
+
+def test_the_defaults_depart_in_nothing():
+    for name, method in grdnet.METHODS.items():
+        config = method.config(**{"channels": 3, "seed": 4, **method.settings_for(PILL)})
+        assert cells.departures(method, PILL, vars(config)) == ([], [], [], []), name
+    quick = vars(GRDNetConfig(**grdnet.QUICK))
+    model, schedule, losses, scores = cells.departures(grdnet.METHODS["grdnet"], PILL, quick)
+    assert (model, schedule, losses, scores) == (["width 16"], ["epochs 10"], [], [])
+    assert grdnet.METHODS["grdnet-case-3"].settings_for(PILL) == {"loss_case": 3}
+    for profile in grdnet.PROFILES.values():
+        assert set(profile) <= set(grdnet.METHODS)
+
+
+def test_samplers_follow_the_notes():
+    ours = grdnet.sampler(GRDNetConfig(), ((128, 128),) * 20)
+    assert (ours.noise, ours.corrupted, ours.opacity, ours.turned, ours.batch_size) == ("rgb", 0.75, (0.5, 1.0), 1.0, 8)
+    assert ours.rotation == pytest.approx(np.pi / 2) and ours.steps == 2
+    draem = grdnet.draem_sampler(DRAEMConfig(textures=3), ((128, 128),) * 20)
+    assert (draem.noise, draem.corrupted, draem.opacity, draem.turned) == ("texture", 0.5, (0.2, 1.0), 0.3)
+    assert draem.sources.shape == (3, 128, 128, 3)
+    assert grdnet.sampler(GRDNetConfig(image_size=256), ((256, 256),) * 8).stride == 64
+    held = grdnet.sampler(GRDNetConfig(), ((128, 128),) * 40, held_out=True)
+    assert held.steps == 1 and held.batch_size == 32 and not held.augment
+
+
+def store(runs, method, epochs, values, **config):
+    """A finished run on `pill`, with image AUROC `values` of `{epoch: value}`."""
+    ours = grdnet.METHODS[method]
+    settings = {"channels": 3, **ours.settings_for(PILL), "epochs": epochs, **config}
+    cell = cells.Cell("grdnet", method, PILL, 0, cells.Profile(), settings)
+    run = Run(cell.folder(runs))
+    manifest = {"command": "c", "commit": "0" * 40, "dirty": False, "hardware": "h", "threads": 2, "date": "2026-01-01"}
+    write_json(run.path / "config.json", vars(ours.config(**settings)) | {"category": "pill"})
+    write_json(run.path / "manifest.json", manifest)
+    score = next(iter(ours.of(grdnet, "scores")))
+    for epoch, value in values.items():
+        found = {"image_auroc": value, "pixel_auroc": 0.5, "image_auroc_roi": value - 0.1, "undefined": {}}
+        metrics = {"protocols": {"paper": {score: found}, "clean": {score: found}}, "seconds_per_image": 1.5}
+        metrics |= {"image_shape": [128, 128, 3], "notes": [], "train_images": 240, "all_train_images": 267}
+        write_json(run.metrics_path(epoch if epoch < epochs else None), metrics)
+    losses = {"adversarial": 1e-3, "contextual": 0.5, "encoding": 1e-4, "dissimilarity": 0.4}
+    rows = [
+        {"epoch": e, "step": e} | losses | {f"held_out_{name}": 2 * value for name, value in losses.items()}
+        for e in range(1, epochs + 1)
+    ]
+    run.write_table("history.csv", rows)
+    run.set_status("finished")
+    return cell
+
+
+def test_rows_of_every_epoch_beside_their_printed_values(tmp_path):
+    cell = store(tmp_path, "grdnet", 35, {10: 0.775, 35: 0.80})
+    rows = tables.measured(grdnet, [cell], tmp_path)
+    found = {(r["table"], r["epochs"], r["metric"]): r for r in rows if r["protocol"] == "paper"}
+    ten, thirty_five = found["2", "10", "image_auroc"], found["3", "35", "image_auroc"]
+    assert (ten["verdict"], ten["schedule"], ten["model"]) == ("reproduced", "1", "paper")  # printed 77.5 percent
+    assert thirty_five["verdict"] == "differs"  # 89.8
+    assert found["roi", "", "image_auroc_roi"]["verdict"] == "reduced schedule (0.175)"
+    assert ("2", "10", "image_auroc_roi") not in found and found["roi", "", "image_auroc_roi"][
+        "value"
+    ] == pytest.approx(0.7)
+    assert found["bottleneck", "", "validation_contextual_loss"]["value"] == 1.0
+    assert [key for key in found if key[2] == "seconds_per_image"] == [("3", "35", "seconds_per_image")]
+    lines = {(x["category"], x["method"], x["metric"]): x for x in tables.joined(grdnet, rows)["2"]}
+    line = lines["pill", "GRD-Net", "image_auroc"]
+    assert (line["printed"], line["paper"], line["verdict"]) == ("77.5", "0.775", "reproduced")
+    reduced = store(tmp_path, "grdnet", 4, {4: 0.775}, width=16)
+    row = next(
+        r for r in tables.measured(grdnet, [reduced], tmp_path) if r["table"] == "2" and r["metric"] == "image_auroc"
+    )
+    assert row["verdict"] == "reduced model, reduced schedule (0.4)" and "after 4 of the 10 epochs" in row["note"]
+
+
+def test_losses_stand_beside_those_of_the_private_vials(tmp_path):
+    cell = store(tmp_path, "residual-ae", 250, {250: 0.6})
+    rows = tables.measured(grdnet, [cell], tmp_path)
+    row = next(r for r in rows if r["metric"] == "validation_contextual_loss")
+    assert (row["table"], row["epochs"], row["value"], row["verdict"]) == ("1", "250", 1.0, "other data")
+    assert row["data"] == "mvtec_ad/pill in the place of bfs_vials/vials"
+    lines = tables.joined(grdnet, rows)["1"]
+    ours = next(x for x in lines if (x["category"], x["metric"]) == ("pill", "validation_contextual_loss"))
+    assert ours["printed"] == "0.02782" and ours["method"] == "residual AE, 250 epochs" and ours["paper"] == "1"
+    vials = next(x for x in lines if (x["category"], x["metric"]) == ("vials", "validation_contextual_loss"))
+    assert vials["verdict"] == "not run (private data)"
+
+
+def test_claims_compare_equal_epochs(tmp_path):
+    some = [store(tmp_path, "grdnet", 10, {10: 0.8}), store(tmp_path, "draem", 10, {10: 0.7})]
+    checked = {text: held for text, held, _ in grdnet.claims(tables.measured(grdnet, some, tmp_path))}
+    assert checked["image_auroc, mvtec_ad/pill: GRD-Net is above DRAEM after 10 epochs"] is True
+    assert checked["pixel_auroc, mvtec_ad/pill: GRD-Net is above DRAEM after 10 epochs"] is False
+    assert grdnet.claims([])[0][1] is None
+
+
+def test_a_tiny_run_from_the_command_line(tmp_path):
+    """Eleven epochs on the synthetic tablet: scored after ten as well, regions measured, pictures drawn."""
+    line = [sys.executable, "-m", "ganspect.reproduce.grdnet", "--runs-dir", str(tmp_path), "--categories", "object"]
+    line += "--methods grdnet-case-2 grdnet --set epochs=11 width=2 stages=2 image_size=32 patch_size=32".split()
+    line += ["--profile", "quick", "--data-root", str(tmp_path / "data")]
+    from ganspect.data.synthetic import make
+
+    make(tmp_path / "data", ("object",), size=32, train=10, good=2, per_defect=1)
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "COLUMNS": "160"}
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    folder = tmp_path / "grdnet/synthetic/grdnet/object/seed_0"
+    early, last = (json.loads((folder / name).read_text()) for name in ("metrics_10.json", "metrics.json"))
+    assert early["protocols"]["paper"].keys() == last["protocols"]["paper"].keys() == {"anomaly", "residual"}
+    assert {"image_auroc_roi", "marked_outside", "images_outside"} <= last["protocols"]["clean"]["anomaly"].keys()
+    assert (folder / "scores_10.csv").exists() and (folder / "scores_11.csv").exists()
+    assert {"corruption.png", "maps.png", "training.png"} <= {p.name for p in (folder / "figures").iterdir()}
+    with open(tmp_path / "grdnet/results.csv", newline="") as file:
+        rows = {(r["method"], r["table"], r["epochs"], r["metric"], r["protocol"]) for r in csv.DictReader(file)}
+    assert ("GRD-Net", "2", "10", "image_auroc", "clean") in rows
+    assert ("GRD-Net", "3", "35", "pixel_auroc", "paper") in rows
+    assert ("GRD-Net loss case 2", "roi", "", "marked_outside", "paper") in rows
+    history = (folder / "history.csv").read_text().splitlines()
+    assert {"held_out_contextual", "rate"} <= set(history[0].split(",")) and len(history) == 12
+
+
+def scene(rng):
+    """A bright disc on a dark ground, uint8 `[32, 32, 3]`, and the disc, which is the region of interest."""
+    y, x = np.mgrid[:32, :32]
+    disc = np.hypot(y - rng.uniform(13, 19), x - rng.uniform(13, 19)) < 10.5
+    image = np.where(disc[..., None], [190, 170, 120], [50, 60, 80]) + rng.normal(0, 6, (32, 32, 3))
+    return np.clip(image, 0, 255).astype("uint8"), disc
+
+
+def marked(detector, attended, rng):
+    """Mean A on a patch of random colours, in the middle of the disc or in a corner of the ground."""
+    found = []
+    for _ in range(10):
+        image, disc = scene(rng)
+        y, x = np.array(np.nonzero(disc)).mean(axis=1).round().astype(int) if attended else (3, 3)
+        image[y - 3 : y + 3, x - 3 : x + 3] = rng.integers(0, 255, (6, 6, 3))
+        found.append(detector.anomaly_map(image)[y - 3 : y + 3, x - 3 : x + 3].mean())
+    return float(np.mean(found))
+
+
+@pytest.mark.slow
+def test_a_defect_is_marked_inside_the_region_and_not_outside():
+    """Section 4.2 on a synthetic set: trained with regions the U-Net marks inside alone, without them everywhere."""
+    rng = np.random.default_rng(0)
+    images, regions = zip(*(scene(rng) for _ in range(16)), strict=True)
+    found = {}
+    for name, seen in (("with", list(regions)), ("without", None)):
+        config = GRDNetConfig(
+            image_size=32, patch_size=32, patch_stride=32, width=8, stages=3, latent_channels=16, rate=1e-3
+        )
+        detector = GRDNet(config)
+        detector.compile()
+        stack, sizes = stack_images(with_regions(list(images), seen))
+        fit(detector, stack, CorruptedSampler(sizes, 32, 80, 8, highest_scale=4), 30)
+        found[name] = [marked(detector, attended, np.random.default_rng(1)) for attended in (True, False)]
+    inside, outside = found["with"]
+    assert inside > outside + 0.15
+    inside, outside = found["without"]
+    assert outside > 0.4 and abs(inside - outside) < 0.05
