@@ -36,3 +36,4 @@ lint: $(VENV)/tested
 benchmark: $(VENV)/tested
 	$(BIN)/python benchmarks/dense_map.py
 	$(BIN)/python benchmarks/patch_pipeline.py
+	$(BIN)/python benchmarks/corruption.py

@@ -171,12 +171,12 @@ NOT_RUN = {}
 QUOTED = ("PaDiM", "PatchCore")
 PUBLISHED = ("training", "panel", "maps", "corruption", "histogram_anomaly")
 
-SMOKE = dict(image_size=64, patch_size=64, width=4, batch_size=4, rate=1e-3, epochs=4)
+SMALL = dict(image_size=64, patch_size=64, width=4, batch_size=4, rate=2e-3, epochs=10)
 QUICK = dict(width=16, epochs=10)  # decision 2u
 PROFILES = {
     "smoke": {
-        "grdnet": Profile(SMOKE, curve=2, minutes=0.8),
-        "draem": Profile(SMOKE | dict(textures=32), curve=2, minutes=0.5),
+        "grdnet": Profile(SMALL | dict(stages=4), curve=2, minutes=0.8),
+        "draem": Profile(SMALL | dict(textures=32), curve=2, minutes=0.5),
         "ganomaly": Profile(dict(image_size=32, width=8, batch_size=8, steps_per_epoch=20, epochs=4), minutes=0.3),
     },
     "quick": {

@@ -11,6 +11,7 @@ from ganspect.data import arrays as data_arrays
 from ganspect.data import check, regions, samples
 from ganspect.data.patches import stack_images
 from ganspect.reproduce import figures, milestones, scoring, shared
+from ganspect.reproduce.tables import METRICS
 from ganspect.training import callbacks as training_callbacks
 from ganspect.training.checkpoint import load_state
 from ganspect.training.files import atomic_write, write_json
@@ -218,9 +219,7 @@ class Measurements:
         self.detector, self.arrays, self.normals, self.profile, self.run = detector, arrays, normals, profile, run
         self.draws = None if profile.drawn else getattr(paper, "DRAWS", None)
         self.facts = facts
-        self.metrics = tuple(
-            dict.fromkeys(m for t in paper.TABLES.values() for m in t["metrics"] if "seconds" not in m)
-        )
+        self.metrics = tuple(dict.fromkeys(m for t in paper.TABLES.values() for m in t["metrics"] if m in METRICS))
         epochs, points = detector.config.epochs, profile.curve
         self.epochs = {round(epochs * (i + 1) / points) for i in range(points)} - {epochs}
         self.milestones = milestones.to_score(paper, method, cell.subject, epochs)
