@@ -1,7 +1,7 @@
 """Training, pixels and scores of every tiny method on the backend of KERAS_BACKEND; prints what it finds as JSON.
 
-Run as a script by test_backends.py: argument 1 is a `.npz` file of initial weights. Argument 2, "jax", blocks
-TensorFlow, without which training and scoring must work there.
+Run as a script by test_backends.py: argument 1 is a `.npz` file of initial weights, argument 2 the backend, the others
+are the methods. "jax" blocks TensorFlow, without which training and scoring must work there.
 """
 
 import json
@@ -84,15 +84,16 @@ def training(name, images):
     }
 
 
-def main(path):
+def main(path, names):
     rng = np.random.default_rng(1)
     found = {}
     with np.load(path) as stored:
-        for name, tiny in TINY.items():
+        for name in names:
+            tiny = TINY[name]
             images = list(rng.integers(0, 255, (2, 64, 64, tiny.config.channels)).astype("uint8"))
             found[name] = {"losses": losses_without_chance(name, images, stored), **training(name, images)}
     print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[3:])

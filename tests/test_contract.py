@@ -15,7 +15,8 @@ from ganspect.training.fit import fit
 from ganspect.training.run import Run
 
 
-@pytest.fixture(params=TINY)
+# DRAEM has GRD-Net's U-Net and scores: the costliest of all to compile, it is checked before a release.
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name == "draem")) for name in TINY])
 def tiny(request):
     return TINY[request.param]
 

@@ -52,7 +52,7 @@ def test_the_segmentation_loss_reaches_the_reconstructive_network():
 def test_rates_drop_after_80_and_90_percent():
     detector = TINY["draem"].build(schedule_epochs=10)
     rates = [detector.rates([{}] * done)["networks"] for done in range(11)]
-    assert rates == pytest.approx([1e-4] * 8 + [2e-5] + [4e-6] * 2)
+    assert rates == pytest.approx([3e-4] * 8 + [6e-5] + [1.2e-5] * 2)
 
 
 def test_the_region_changes_nothing():

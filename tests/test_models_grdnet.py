@@ -186,10 +186,10 @@ def test_plateaus_count_as_keras_does():
 
 def test_rates_of_all_optimisers_follow_the_monitored_loss(detector):
     rows = [{"held_out_contextual": "0.5"} for _ in range(8)]
-    assert detector.rates([]) == dict.fromkeys(("discriminator", "generator", "segmentation"), 1e-4)
+    assert detector.rates([]) == dict.fromkeys(("discriminator", "generator", "segmentation"), 1e-3)
     rates = detector.rates(rows)
     assert set(rates) == set(detector.optimizers) and len(set(rates.values())) == 1
-    assert rates["generator"] == pytest.approx(1e-4 * math.exp(-0.2))
+    assert rates["generator"] == pytest.approx(1e-3 * math.exp(-0.2))
 
 
 def test_without_the_unet():

@@ -186,7 +186,8 @@ TINY = {
     "grdnet": Tiny(
         GRDNet,
         GRDNetConfig(
-            image_size=64, patch_size=32, patch_stride=32, width=2, stages=2, latent_channels=3, batch_size=2, seed=3
+            image_size=64, patch_size=32, patch_stride=32, width=2, stages=2, latent_channels=3, rate=1e-3,
+            batch_size=2, seed=3,
         ),
         images=2,
         sampler=corrupted_sampler,
@@ -200,7 +201,7 @@ TINY = {
     ),
     "draem": Tiny(
         DRAEM,
-        DRAEMConfig(image_size=64, patch_size=32, patch_stride=32, width=2, batch_size=2, seed=3),
+        DRAEMConfig(image_size=64, patch_size=32, patch_stride=32, width=2, rate=3e-4, batch_size=2, seed=3),
         images=2,
         sampler=corrupted_sampler,
         updates={"networks": ("reconstructive", "segmentation")},
