@@ -169,7 +169,7 @@ BEYOND = (
 )
 NOT_RUN = {}
 QUOTED = ("PaDiM", "PatchCore")
-PUBLISHED = ("training", "panel", "maps", "corruption", "histogram_anomaly")
+PUBLISHED = ("training", "maps", "corruption")
 
 SMALL = dict(image_size=64, patch_size=64, width=4, batch_size=4, rate=2e-3, epochs=10)
 QUICK = dict(width=16, epochs=10)  # decision 2u

@@ -14,8 +14,8 @@ from tiny_methods import TINY
 HERE = Path(__file__).parent
 
 
-HEAVY = ("grdnet", "draem")  # to compile: in processes of their own, the second before a release
-NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name == "draem")) for name in TINY]
+HEAVY = ("grdnet", "draem")  # to compile: in processes of their own, before a release
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in HEAVY)) for name in TINY]
 
 
 @pytest.fixture(scope="module")

@@ -67,7 +67,7 @@ def test_wrong_settings_are_refused(settings):
         DRAEMConfig(**settings)
 
 
-@pytest.mark.parametrize("name", ["grdnet", "draem"])
+@pytest.mark.parametrize("name", ["grdnet", pytest.param("draem", marks=pytest.mark.slow)])
 def test_saved_model_equals_the_detector_inside_and_outside_a_region(name, tmp_path):
     detector = TINY[name].telling(patch_stride=16)  # overlapping patches
     rng = np.random.default_rng(0)

@@ -36,7 +36,8 @@ def test_parameter_counts_and_the_latents():
     assert discriminator.output_shape == [(None, 1), (None, 8, 8, 1024)]
     assert build_segmentation(3, 64).count_params() == 28_388_226
     dense = replace(config, width=4, bottleneck="dense")
-    assert build_encoder(replace(config, width=1, patch_size=256, stages=6)).output_shape == (None, 8, 8, 32)
+    larger = replace(config, width=1, image_size=256, patch_size=256, stages=6)
+    assert build_encoder(larger).output_shape == (None, 8, 8, 32)
     assert build_encoder(dense).output_shape == (None, 2048) and build_decoder(dense).input_shape == (None, 2048)
 
 

@@ -137,7 +137,8 @@ def test_claims_compare_equal_epochs(tmp_path):
 def test_a_tiny_run_from_the_command_line(tmp_path):
     """Eleven epochs on the synthetic tablet: scored after ten as well, regions measured, pictures drawn."""
     line = [sys.executable, "-m", "ganspect.reproduce.grdnet", "--runs-dir", str(tmp_path), "--categories", "object"]
-    line += "--methods grdnet-case-2 grdnet --set epochs=11 width=2 stages=2 image_size=32 patch_size=32".split()
+    line += "--methods grdnet-case-2 grdnet --set epochs=11 width=2 stages=2".split()
+    line += "image_size=32 patch_size=32 patch_stride=32".split()
     line += ["--profile", "quick", "--data-root", str(tmp_path / "data")]
     from ganspect.data.synthetic import make
 
