@@ -20,7 +20,8 @@ Input: square images in [0, 1]. [GRD-tf], [SGRD-tf] and [GRD-pt] are facts of la
 DRAEM's; 2a to 2u are decisions of this project's notes. "Residual" is also the name of a score beyond the paper: the
 reconstruction error.
 
-Departures from the text: none known. Where it is silent, chosen here: what is tagged with a decision, the initial
+Departures from the text: the target is masked, not the prediction of eq. 5 (2e; `reading="prediction"` is eq. 5). Where
+the text is silent, chosen here: what is tagged with a decision, the initial
 values (Keras' own; DRAEM's in the U-Net), case 4 as case 2 plus w |A and (1 - R)| / min(|A|, |1 - R|). In the authors'
 TensorFlow code the features of X^ stand behind a stop of the gradient and both encoders are one: not so here.
 """
