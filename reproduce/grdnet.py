@@ -127,7 +127,7 @@ TABLE_NAMES = (*AUROC_TABLES, "1", "7", "roi", "bottleneck")
 CATEGORIES = ("hazelnut", "metal_nut", "pill", "cable", "bottle", "zipper")  # the last two beyond Tables 2 to 5
 SUBJECTS = tuple(Subject("mvtec_ad", name, TABLE_NAMES, 3, (128, 128)) for name in CATEGORIES)
 SYNTHETIC = (Subject(DATASET, "object", TABLE_NAMES, 3),)
-# Of images of 128 pixels. Chosen on training and test images alike, with a look at how much of the test masks they cover.
+# Of images of 128 pixels. Chosen on training and test images alike, their coverage of the test masks seen.
 REGIONS = {
     ("mvtec_ad", "pill"): RegionRecipe("threshold", level=45, margin=1),  # the pill's body
     ("mvtec_ad", "bottle"): RegionRecipe("ring", centre=(0.502, 0.502), outer=0.42, inner=0.21),  # the mouth's ring
