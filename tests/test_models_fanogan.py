@@ -222,6 +222,7 @@ def test_the_schedule_of_phases():
     assert config.gan_epochs * config.generator_steps_per_epoch * config.images_per_step == pytest.approx(7e6, rel=0.01)
 
 
+@pytest.mark.slow
 def test_resumed_in_either_phase_equals_uninterrupted(textures, tmp_path):
     """A kill after the first of two epochs of each phase; callbacks start and end once; a row has its phase's cells."""
     settings = dict(gan_epochs=2, encoder_epochs=2, critic_steps=1)

@@ -187,7 +187,7 @@ def test_finished_cells_are_kept_and_other_settings_refused(finished):
     assert command("report", "fcbigan", "--runs-dir", root / "runs").returncode == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_killed_and_started_again_equals_uninterrupted(finished, number, tmp_path):
     """Stopped in the middle of an epoch; the same command again gives the same bits."""
     root, arguments, _ = finished
