@@ -1,6 +1,8 @@
 """The command line as a user runs it: plans, bad data, kill and resume, report."""
 
+import contextlib
 import csv
+import io
 import json
 import os
 import signal
@@ -22,6 +24,22 @@ def command(*arguments, **options):
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "COLUMNS": "160"}
     line = [sys.executable, "-m", "ganspect.reproduce.cli", *map(str, arguments)]
     return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=400, **options)
+
+
+def inline(*arguments, cwd=None):
+    """As `command` in this process, which has TensorFlow loaded: for what ends before a training."""
+    from ganspect.reproduce.cli import main
+
+    with pytest.MonkeyPatch.context() as patch, io.StringIO() as out, io.StringIO() as errors:
+        patch.setenv("COLUMNS", "160")
+        if cwd:
+            patch.chdir(cwd)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+            try:
+                code = main([str(a) for a in arguments])
+            except SystemExit as stop:
+                code = stop.code
+        return subprocess.CompletedProcess(arguments, code or 0, out.getvalue(), errors.getvalue())
 
 
 def small_set(root, size=64, count=6):
@@ -57,19 +75,19 @@ def test_help_is_fast_and_loads_no_tensorflow():
     [(), ("reproduce",), ("reproduce", "other"), ("data", "check"), ("report", "fcbigan", "--runs-dir", "none")],
 )
 def test_usage_errors_exit_with_1(arguments, tmp_path):
-    done = command(*arguments, cwd=tmp_path)
+    done = inline(*arguments, cwd=tmp_path)
     assert done.returncode == 1 and done.stderr
 
 
 def test_unknown_names_and_settings_are_refused(tmp_path):
     for wrong in (("--categories", "hazelnut"), ("--methods", "gan"), ("--set", "widht=3"), ("--data-root", "missing")):
-        done = command("reproduce", "fcbigan", "--runs-dir", tmp_path / "runs", *wrong, cwd=tmp_path)
+        done = inline("reproduce", "fcbigan", "--runs-dir", tmp_path / "runs", *wrong, cwd=tmp_path)
         assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
 
 
 def test_plan_prints_and_stops(tmp_path):
     small_set(tmp_path)
-    done = command("reproduce", "fcbigan", "--data-root", tmp_path, "--runs-dir", tmp_path / "runs", "--plan")
+    done = inline("reproduce", "fcbigan", "--data-root", tmp_path, "--runs-dir", tmp_path / "runs", "--plan")
     assert done.returncode == 0 and "fibres seed 0" in done.stdout and "width 16" in done.stdout
     assert not (tmp_path / "runs").exists()
 
@@ -87,8 +105,8 @@ def test_five_bad_files_in_one_message_and_nothing_trained(tmp_path):
     (category / "train" / "good" / "copy.png").write_bytes(good.read_bytes())
     names = [train[0].name, train[1].name, train[2].name, mask.name, "copy.png"]
     for done in (
-        command("data", "check", category),
-        command("reproduce", "fcbigan", "--data-root", tmp_path, "--runs-dir", tmp_path / "runs", "--profile", "smoke"),
+        inline("data", "check", category),
+        inline("reproduce", "fcbigan", "--data-root", tmp_path, "--runs-dir", tmp_path / "runs", "--profile", "smoke"),
     ):
         assert done.returncode == 1 and "Traceback" not in done.stderr
         assert all(name in done.stderr for name in names), done.stderr
@@ -98,15 +116,15 @@ def test_five_bad_files_in_one_message_and_nothing_trained(tmp_path):
 def test_regions_of_interest_are_written_and_found(tmp_path):
     category = small_set(tmp_path) / "fibres"
     for ring, inside in (("0.5,0.5,0.4", "50.2 %"), ("0.5,0.5,0.4,0.1", "47.2 %")):
-        done = command("data", "roi", category, tmp_path / ring, "--ring", ring, "--single")
+        done = inline("data", "roi", category, tmp_path / ring, "--ring", ring, "--single")
         assert done.returncode == 0 and inside in done.stdout, done.stderr
         assert (tmp_path / ring / "roi.png").stat().st_size > 0
     for kind in (("--threshold",), ("--threshold", "otsu", "--dark"), ("--threshold", "30.5", "--margin", "-1")):
-        done = command("data", "roi", category, tmp_path / "".join(kind), *kind)
+        done = inline("data", "roi", category, tmp_path / "".join(kind), *kind)
         assert done.returncode == 0 and "recipe   pixels" in done.stdout, done.stderr
-    done = command("data", "roi", category, "--polygon", "0,0 1,0 0.5,0.9")
+    done = inline("data", "roi", category, "--polygon", "0,0 1,0 0.5,0.9")
     assert done.returncode == 0 and "(12 written, 0 there already)" in done.stdout, done.stderr
-    assert "12 regions of interest" in command("data", "check", category).stdout
+    assert "12 regions of interest" in inline("data", "check", category).stdout
 
 
 @pytest.mark.parametrize(
@@ -126,7 +144,7 @@ def test_regions_of_interest_are_written_and_found(tmp_path):
 )
 def test_wrong_regions_of_interest_are_refused(wrong, tmp_path):
     category = small_set(tmp_path) / "fibres"
-    done = command("data", "roi", category, tmp_path / "out", *wrong.split())
+    done = inline("data", "roi", category, tmp_path / "out", *wrong.split())
     assert done.returncode == 1 and done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
 
