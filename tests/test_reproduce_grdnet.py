@@ -170,18 +170,15 @@ def scene(rng):
 
 
 def marked(detector, attended, rng):
-    """Share of the marked among 20 defects, patches of random colours in the middle of the disc or in a corner.
-
-    A defect is marked where A, the more probable of two classes, says so of most of its pixels.
-    """
+    """Share of the pixels with A > 1/2 in patches of random colours, in the middle of the disc or in a corner."""
     found = []
     for _ in range(20):
         image, disc = scene(rng)
         y, x = np.array(np.nonzero(disc)).mean(axis=1).round().astype(int) if attended else (6, 6)
         spoilt = np.s_[y - 5 : y + 5, x - 5 : x + 5]
         image[spoilt] = rng.integers(0, 255, (10, 10, 3))
-        found.append((detector.anomaly_map(image)[spoilt] > 0.5).mean())
-    return float(np.mean(np.array(found) > 0.5))
+        found.append(detector.anomaly_map(image)[spoilt] > 0.5)
+    return float(np.mean(found))
 
 
 @pytest.mark.slow
@@ -197,12 +194,13 @@ def test_a_defect_is_marked_inside_the_region_and_not_outside():
         detector = GRDNet(config)
         detector.compile()
         stack, sizes = stack_images(with_regions(list(images), seen))
-        fit(detector, stack, CorruptedSampler(sizes, 64, 80, 8, highest_scale=4), 200)
+        fit(detector, stack, CorruptedSampler(sizes, 64, 80, 8, highest_scale=4), 120)
         normal = np.mean([detector.anomaly_map(scene(rng)[0]) > 0.5 for _ in range(10)])
         found[name] = [
             float(normal),
             *(marked(detector, attended, np.random.default_rng(1)) for attended in (True, False)),
         ]
     assert max(normal for normal, _, _ in found.values()) < 0.01
-    assert found["with"][1:] == [1, 0]
-    assert found["without"][1:] == [1, 1]
+    (_, inside, outside), (_, inside_without, outside_without) = found["with"], found["without"]
+    assert inside > 0.5 and outside < 0.05  # most pixels of a defect, and as good as none
+    assert inside_without > 0.5 and outside_without > 0.5
