@@ -87,7 +87,7 @@ def read_run(options):
     config = GANomalyConfig(**{f.name: stored[f.name] for f in fields(GANomalyConfig) if f.name in stored})
     detector = GANomaly(config)
     detector.compile()
-    epoch = load_state(run.checkpoint, detector.state)
+    epoch = load_state(run.checkpoint, detector.state).epoch
     path = find_categories(options.data_root)[stored["dataset"], stored["category"]]
     arrays = load_category(path, channels=config.channels, size=config.image_size)
     kept, _ = split_held_out(arrays)

@@ -41,7 +41,7 @@ def main():
     config = FCBiGANConfig(**{name: value for name, value in run.config.items() if name in names})
     detector = FCBiGAN(config)
     detector.compile()
-    epoch = load_state(run.checkpoint, detector.state)
+    epoch = load_state(run.checkpoint, detector.state).epoch
     arrays = load_category(options.category, channels=config.channels)
     chosen = [i for i, label in enumerate(arrays.labels) if label][:: options.every]
     predict = detector.compile_inference(lambda x: patch_losses(detector, x))

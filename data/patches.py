@@ -169,7 +169,7 @@ def patch_batch(stack, draws, patch_size):
     return flip_and_turn(patches, draws["flip_x"], draws["flip_y"], draws["turn"])
 
 
-def sampled_dataset(stack, sampler, prepare, epochs, first_epoch=0):
+def sampled_dataset(stack, sampler, prepare, epochs, first_epoch=0, first_step=0):
     """The `tf.data` pipeline of `epochs - first_epoch` epochs of prepared batches, one after the other.
 
     Args:
@@ -177,10 +177,10 @@ def sampled_dataset(stack, sampler, prepare, epochs, first_epoch=0):
         sampler: `Sampler`.
         prepare: keras.ops function from a batch in 0..255 to what the method's `step` takes.
         epochs: epoch to stop before.
-        first_epoch: epoch to start with, after a resume.
+        first_epoch, first_step: epoch to start with, and batch of that epoch, after a resume.
 
     Returns:
-        `tf.data.Dataset` of `sampler.steps * (epochs - first_epoch)` batches.
+        `tf.data.Dataset` of `sampler.steps * (epochs - first_epoch) - first_step` batches.
     """
     import tensorflow as tf
 
@@ -189,11 +189,12 @@ def sampled_dataset(stack, sampler, prepare, epochs, first_epoch=0):
     def rows():
         for epoch in range(first_epoch, epochs):
             drawn = first if epoch == first_epoch else sampler.draws(epoch)
-            for step in range(sampler.steps):
+            for step in range(first_step if epoch == first_epoch else 0, sampler.steps):
                 yield {name: values[step] for name, values in drawn.items()}
 
     signature = {name: tf.TensorSpec(values.shape[1:], values.dtype) for name, values in first.items()}
     images = tf.constant(stack)
     dataset = tf.data.Dataset.from_generator(rows, output_signature=signature)
     dataset = dataset.map(lambda row: prepare(sampler.batch(images, row)), num_parallel_calls=1, deterministic=True)
-    return dataset.apply(tf.data.experimental.assert_cardinality(sampler.steps * (epochs - first_epoch))).prefetch(2)
+    batches = sampler.steps * (epochs - first_epoch) - first_step
+    return dataset.apply(tf.data.experimental.assert_cardinality(batches)).prefetch(2)

@@ -54,6 +54,7 @@ def add_reproduce(commands):
     command.add_argument("--rescore", action="store_true", help="score finished cells again; trains nothing anew")
     command.add_argument("--only-failed", action="store_true", help="run only the cells that failed before")
     command.add_argument("--threads", type=int, metavar="N", help="processor threads for one training")
+    command.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at once, the cores shared; default: 1")
     command.add_argument("--plan", action="store_true", help="print the cells, time, disk and memory, and stop")
     command.set_defaults(run=reproduce)
 
@@ -114,7 +115,10 @@ def add_data(commands):
 def reproduce(options):
     """Plans, checks, trains, scores and reports."""
     console = _console()
-    _quiet_backend(options.threads)
+    if options.jobs < 1:
+        return _refuse("--jobs takes 1 or more")
+    threads = options.threads or (max(1, len(os.sched_getaffinity(0)) // options.jobs) if options.jobs > 1 else None)
+    _quiet_backend(threads)
     from ganspect.data.samples import DataError
     from ganspect.reproduce import plan
 
@@ -129,11 +133,12 @@ def reproduce(options):
     cells = [cell for some in chosen.values() for cell in some]
     if not cells:
         return _refuse(plan.nothing_to_run(papers, found, options.data_root))
-    console.print(plan.describe(chosen, profile, found))
+    console.print(plan.describe(chosen, profile, found, options.runs_dir, options.jobs))
     if options.plan:
         return DONE
     from ganspect.reproduce import report as pages
     from ganspect.reproduce import runner
+    from ganspect.training.grid import Interrupted
 
     errors, remarks = runner.check_data(cells, found)
     if remarks:
@@ -142,18 +147,56 @@ def reproduce(options):
         print(message, file=sys.stderr)
     if all((cell.subject.dataset, cell.subject.category) in errors for cell in cells):
         return _refuse("no cell can run: nothing was trained")
-    failed = []
+    options.threads = threads
     try:
-        for paper, some in chosen.items():
-            failed += runner.run_cells(paper, some, found, errors, options.runs_dir, console, options)
-    except runner.Interrupted:
+        outcomes = _run_grid(chosen, found, errors, options, console)
+    except Interrupted:
         print("interrupted: the same command continues where it stopped", file=sys.stderr)
         return INTERRUPTED
     for paper in papers:
         pages.write(paper, plan.every_cell(paper, options.runs_dir), options.runs_dir, console)
-    for cell, reason in failed:
-        print(f"failed: {cell.name}: {reason.splitlines()[0] if reason else 'no message'}", file=sys.stderr)
-    return UNUSABLE if len(failed) == len(cells) else SOME_FAILED if failed else DONE
+    return _conclude(outcomes, console)
+
+
+def _run_grid(chosen, found, errors, options, console):
+    """Runs the cells, those whose data cannot be used first, which end at once; returns their outcomes."""
+    from ganspect.reproduce import plan, work
+    from ganspect.reproduce.display import ConsoleDisplay
+    from ganspect.training.grid import Grid, Outcome
+    from ganspect.training.run import Run
+
+    cells = [(paper, cell) for paper, some in chosen.items() for cell in some]
+    if options.only_failed:
+        states = {id(c): Run(c.folder(options.runs_dir)).status["state"] for _, c in cells}
+        cells = [(p, c) for p, c in cells if states[id(c)] in ("failed", "diverged")]
+    tasks, unusable = [], []
+    for i, (paper, cell) in enumerate(cells, 1):
+        place = (cell.subject.dataset, cell.subject.category)
+        title = f"[{i}/{len(cells)}] {cell.name}"
+        told = work.order(paper, cell, found[place], options.runs_dir, title, options)
+        task = work.task(told, plan.minutes_left(paper, cell, options.runs_dir))
+        if place in errors:
+            work.unusable(told, errors[place])
+            unusable.append(Outcome(task, "failed", errors[place]))
+        else:
+            tasks.append(task)
+    display = ConsoleDisplay(console, len(cells))
+    for outcome in unusable:
+        display.ended(outcome)
+    preload = ["ganspect.reproduce.runner", *(paper.__name__ for paper in chosen)]
+    locks = Path(options.runs_dir) / work.LOCKS
+    return unusable + Grid(tasks, work.work, locks, options.jobs, display, preload, work.crashed).run()
+
+
+def _conclude(outcomes, console):
+    """Prints what became of the cells; returns the exit code."""
+    from ganspect.reproduce.display import first_line, summary
+
+    bad = [outcome for outcome in outcomes if not outcome.good]
+    console.print(summary(outcomes), markup=False, highlight=False)
+    for outcome in bad:
+        print(f"{outcome.state}: {outcome.task.name}: {first_line(outcome.message)}", file=sys.stderr)
+    return UNUSABLE if bad and len(bad) == len(outcomes) else SOME_FAILED if bad else DONE
 
 
 def report(options):

@@ -1,11 +1,13 @@
 """Which data are at hand, which cells a command means, and what they will cost."""
 
 import os
+import shutil
 from pathlib import Path
 
 from ganspect.data import samples, synthetic
 from ganspect.reproduce.cells import Cell, Profile, expand
 from ganspect.training.files import read_json
+from ganspect.training.run import Run
 
 SYNTHETIC_SIZE = 128
 
@@ -75,8 +77,16 @@ def nothing_to_run(papers, found, data_root):
     return "\n".join([text, *(message for message, code in checks if code)])
 
 
-def describe(chosen, profile, found):
-    """The plan as text: each cell, its share and departures, time, disk and memory."""
+def describe(chosen, profile, found, runs, jobs=1):
+    """The plan as text: each cell, its share and departures, what is stored of it, time, disk and memory.
+
+    Args:
+        chosen: `{paper's script: list of Cell}`.
+        profile: its name.
+        found: `{(dataset, category): path}`.
+        runs: the runs folder.
+        jobs: cells at once.
+    """
     from ganspect.reproduce.cells import departures
 
     lines, minutes, disk = [f"profile {profile}"], 0.0, 0
@@ -88,15 +98,61 @@ def describe(chosen, profile, found):
             changes = sum(departures(method, cell.subject, vars(config)), [])
             share = method.of(paper, "schedule_share")(vars(config))
             changed = "; ".join(changes) or "as published"
-            minutes += cell.profile.minutes
+            left = minutes_left(paper, cell, runs)
+            minutes += left
             disk += method.of(paper, "checkpoint_megabytes")(config)
-            lines.append(f"  {cell.name}: {100 * share:.3g} % of the schedule, {changed}")
+            lines.append(
+                f"  {cell.name}: {100 * share:.3g} % of the schedule, {changed}; {standing(cell, runs)}, {_about(left)}"
+            )
     cores = len(os.sched_getaffinity(0))
+    side = f", {jobs} cells at once" if jobs > 1 else ""
     lines.append(
-        f"  about {minutes:.0f} minutes on two cores (here: {cores}), {disk:.0f} MB of checkpoints, "
-        f"2 to 8 GB of memory with the size of the images"
+        f"  {_about(minutes / jobs)} (here: {cores} cores{side}), {disk:.0f} MB of checkpoints "
+        f"({_free(runs) / 1e9:.0f} GB free), 2 to 8 GB of memory for each cell with the size of the images"
     )
     return "\n".join(lines)
+
+
+def standing(cell, runs):
+    """What is stored of a cell, as text."""
+    run = Run(cell.folder(runs))
+    status = run.status
+    if status["state"] in ("new", "finished"):
+        return {"new": "new", "finished": "finished"}[status["state"]]
+    reached = f" after epoch {status['epoch']} of {status['epochs']}" if "epochs" in status else ""
+    return status["state"] + reached
+
+
+def minutes_left(paper, cell, runs):
+    """About how many minutes a cell still takes: by the epochs that runs here have measured, else by the profile.
+
+    A run of the cell's own counts, or else one of another seed or category with the same method and number of epochs.
+    """
+    run = Run(cell.folder(runs))
+    epochs = paper.METHODS[cell.method].config(**cell.settings).__dict__.get("epochs")
+    status = run.status
+    if status["state"] == "finished":
+        return 0.0
+    done = status.get("epoch", 0)
+    for other in [run, *(Run(p.parent) for p in sorted(run.path.parents[1].glob("*/seed_*/history.csv")))]:
+        rows = other.read_table("history.csv")
+        if rows and epochs and other.config.get("epochs") == epochs:
+            mean = sum(float(row["seconds"]) for row in rows) / len(rows)
+            rest = max(0.0, cell.profile.minutes - mean * epochs / 60)  # scoring and pictures
+            return mean * max(0, epochs - done) / 60 + (rest if status["state"] != "finished" else 0.0)
+    return cell.profile.minutes
+
+
+def _about(minutes):
+    return f"about {minutes:.0f} minutes" if minutes >= 1 or not minutes else f"about {60 * minutes:.0f} seconds"
+
+
+def _free(runs):
+    """Bytes that are free where the runs are to be written."""
+    folder = Path(runs).resolve()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 def every_cell(paper, runs):

@@ -1,9 +1,7 @@
-"""Runs the cells of a paper: checks the data, trains, scores, stores; one cell after the other."""
+"""Runs one cell of a paper: trains, scores, stores; and checks the data of many before anything is trained."""
 
 import dataclasses
-import gc
 import time
-import traceback
 
 import numpy as np
 
@@ -13,14 +11,12 @@ from ganspect.data.patches import stack_images
 from ganspect.reproduce import figures, milestones, scoring, shared
 from ganspect.reproduce.tables import METRICS
 from ganspect.training import callbacks as training_callbacks
-from ganspect.training.checkpoint import load_state
+from ganspect.training.checkpoint import Position, load_state, position_of
 from ganspect.training.files import atomic_write, write_json
 from ganspect.training.fit import fit
-from ganspect.training.run import ConfigMismatch, Run, make_manifest
+from ganspect.training.run import make_manifest
 
-
-class Interrupted(RuntimeError):
-    """A signal ended training; the same command resumes it."""
+AGAIN = " (found before: --only-failed goes on from its last checkpoint, --force starts anew)"
 
 
 def check_data(cells, found):
@@ -50,55 +46,28 @@ def check_data(cells, found):
     return errors, "\n".join(remarks)
 
 
-def run_cells(paper, cells, found, errors, runs, console, options):
-    """Runs cells in turn; a failure is stored with its traceback and does not stop the others.
-
-    Args:
-        paper: the paper's script.
-        cells: list of `Cell`.
-        found: `{(dataset, category): path}`.
-        errors: messages of data that cannot be used.
-        runs: the runs folder.
-        console: `rich.console.Console`.
-        options: namespace with `force`, `only_failed`, `rescore`, `threads`.
-
-    Returns:
-        List of `(cell, reason)` of the failed ones.
-
-    Raises:
-        Interrupted: SIGINT or SIGTERM came.
-    """
-    failed = []
-    for i, cell in enumerate(cells, 1):
-        run = Run(cell.folder(runs))
-        state = run.status["state"]
-        if options.only_failed and state not in ("failed", "diverged"):
-            continue
-        if options.force and run.path.exists():
-            run.restart()
-        try:
-            key = (cell.subject.dataset, cell.subject.category)
-            if key in errors:
-                raise samples.DataError(found[key], errors[key])
-            run_cell(paper, cell, found[key], run, console, options, f"[{i}/{len(cells)}] {cell.name}")
-        except (KeyboardInterrupt, Interrupted) as signal:
-            run.set_status("interrupted", message=str(signal) or "interrupted")
-            raise Interrupted(str(signal)) from None
-        except ConfigMismatch as error:
-            failed.append((cell, str(error)))
-        except Exception as error:
-            state = "diverged" if isinstance(error, training_callbacks.Diverged) else "failed"
-            run.set_status(state, message=str(error), traceback=traceback.format_exc())
-            failed.append((cell, str(error)))
-        gc.collect()
-    return failed
-
-
-def run_cell(paper, cell, path, run, console, options, title):
+def run_cell(paper, cell, path, run, channel, options, title):
     """Trains, scores and stores one cell, continuing from where the run folder stands.
 
-    A finished one is kept, or with `options.rescore` scored again from its last checkpoint. A new one that another
-    paper has finished with the same settings is copied from there, unless `options.force` asks for its training.
+    A finished one is kept, or with `options.rescore` scored again from its last checkpoint; so is one that diverged,
+    unless `options.only_failed` or `options.force`: it would diverge again. A new one that another paper has finished
+    with the same settings is copied from there, unless `options.force` asks for its training.
+
+    Args:
+        paper, cell: the paper's script and its `Cell`.
+        path: of the category's data.
+        run: `training.run.Run`.
+        channel: `training.grid.Channel`.
+        options: with `force`, `only_failed`, `rescore`, `threads`.
+        title: of its lines.
+
+    Returns:
+        "finished" or "kept".
+
+    Raises:
+        ConfigMismatch: the run folder was started with other settings.
+        Diverged: now, or before.
+        KeyboardInterrupt: SIGINT or SIGTERM came; the same command goes on.
     """
     import keras
 
@@ -125,13 +94,17 @@ def run_cell(paper, cell, path, run, console, options, title):
     status = run.status
     finished = status["state"] == "finished" and run.matches(stored, defaults)
     if finished and not options.rescore:
-        console.print(f"{title}: finished on {status['updated']}, {'copied from ' + origin if origin else 'kept'}")
-        return
+        channel.say(f"{title}: finished on {status['updated']}, {'copied from ' + origin if origin else 'kept'}")
+        return "kept"
+    if status["state"] == "diverged" and run.matches(stored, defaults) and not (options.force or options.only_failed):
+        reason = status.get("message", "").removesuffix(AGAIN)
+        raise training_callbacks.Diverged(reason + AGAIN)
     if finished:  # what trained it stays; code and data are those of today
         names = ("command", "hardware", "threads", "date", "backend", "copied_from")
         trained = {name: run.manifest[name] for name in names if name in run.manifest}
         manifest |= trained | {"trained_by": run.manifest.get("trained_by", run.manifest["commit"])}
-    run.open(stored, manifest, defaults)
+    for line in run.open(stored, manifest, defaults, position_of(run.checkpoint)):
+        channel.say(f"{title}: {line}")
     detector = method.build(config)
     detector.compile()
     kept, held_out = data_arrays.split_held_out(arrays)
@@ -146,9 +119,10 @@ def run_cell(paper, cell, path, run, console, options, title):
     facts = {"train_images": len(chosen), "source_shape": data_arrays.smallest_image(path, *_key(cell))}
     held_out = training_images(method, arrays, thinned(held_out, cell.profile.normals))
     measurements = Measurements(paper, cell, detector, arrays, normals, held_out, facts, run)
-    train(method, detector, training_images(method, arrays, chosen), measurements, run, console, title)
+    train(method, detector, training_images(method, arrays, chosen), measurements, run, channel, title)
     shown = thinned(chosen, cell.profile.train) if cell.profile.train else ()
-    score(paper, detector, arrays, measurements, shown, run, console, title)
+    score(paper, detector, arrays, measurements, shown, run, channel, title)
+    return "finished"
 
 
 def training_images(method, arrays, indices):
@@ -172,33 +146,33 @@ def _shares(profile):
     return {"drawn": list(profile.drawn), "normals": profile.normals}
 
 
-def train(method, detector, images, measurements, run, console, title):
+def train(method, detector, images, measurements, run, channel, title):
     """Trains from the last checkpoint, if there is one, to the end of the schedule."""
     config = detector.config
     stack, sizes = stack_images(images)
     sampler = method.sampler(config, sizes)
-    first = load_state(run.checkpoint, detector.state) if run.checkpoint.exists() else 0
-    if first:
-        console.print(f"{title}: continues after epoch {first} of {config.epochs}")
-    run.set_status("running", epoch=first, epochs=config.epochs)
-    measurements.start(first, sampler.steps)
-    recorder = training_callbacks.Recorder(run, first, sampler.steps, measurements)
+    start = load_state(run.checkpoint, detector.state) if run.checkpoint.exists() else Position()
+    if start != Position():
+        channel.say(f"{title}: continues after {start} of {config.epochs}")
+    run.set_status("running", epoch=start.epoch, epochs=config.epochs)
+    measurements.start(start.epoch, sampler.steps)
+    recorder = training_callbacks.Recorder(run, start.epoch, sampler.steps, measurements)
     best = run.path / "checkpoints" / "best.npz"
     early = training_callbacks.EarlyStop(recorder, best) if getattr(config, "early_stopping", False) else None
     rates = training_callbacks.RateSchedule(recorder) if hasattr(detector, "rates") else None
-    stop = training_callbacks.StopOnSignal()
-    bar = training_callbacks.ProgressBar(title, sampler, config.epochs, first, console)
-    calls = [recorder, *(call for call in (early, rates) if call), stop, bar]
-    start = time.perf_counter()
+    stop = training_callbacks.StopOnSignal(run.checkpoint)
+    progress = training_callbacks.ProgressReport(channel, sampler, config.epochs)
+    calls = [recorder, *(call for call in (early, rates) if call), stop, progress]
+    began = time.perf_counter()
     try:
         if not (early and early.is_over()):
-            fit(detector, stack, sampler, config.epochs, first, calls)
-    finally:
-        bar.progress.stop()
+            fit(detector, stack, sampler, config.epochs, start, calls)
+    finally:  # an interrupted part counts as well
+        spent = run.status.get("training_seconds", 0) + time.perf_counter() - began
+        run.set_status(run.status["state"], training_seconds=round(spent, 1))
     if early and best.exists():
         load_state(best, detector.state)
-    spent = run.status.get("training_seconds", 0) + time.perf_counter() - start
-    run.set_status("trained", training_seconds=round(spent, 1))
+    run.set_status("trained")
 
 
 class Measurements:
@@ -302,37 +276,38 @@ class Measurements:
                 "held_out": self.held_out(),
                 **self.facts,
                 "all_train_images": len(arrays.train),
-                "notes": list(arrays.notes),
+                "notes": [*arrays.notes, *self.run.remarks()],
             },
         )
         return threshold
 
 
-def score(paper, detector, arrays, measurements, shown, run, console, title):
+def score(paper, detector, arrays, measurements, shown, run, channel, title):
     """Scores the test set with the last weights and stores scores, metrics, maps and figures.
 
     `shown` are the training images to score for pictures.
     """
-    with console.status(f"{title}: scoring {len(arrays.test)} images") as status:
-        evidence, normal_evidence, seconds = scoring.score_category(
-            detector,
-            arrays,
-            measurements.normals,
-            report=lambda done: status.update(f"{title}: scored {done} of {len(arrays.test)} images"),
-        )
-        if len(shown):
-            rows = [
-                {"image": arrays.train_names[i], "score": detector.score_from(found)}
-                for i, found in zip(shown, detector.evidences([arrays.train[i] for i in shown]), strict=True)
-            ]
-            run.write_table("scores_train.csv", rows)
-        threshold = measurements.store(evidence, normal_evidence, seconds, detector.config.epochs)
-        save_maps(detector, arrays, evidence, run)
-        figures.draw_run(paper, detector, arrays, evidence, normal_evidence, threshold.value, run)
-        if hasattr(paper, "draw_run"):
-            paper.draw_run(detector, arrays, evidence, measurements.batch, run)
-    run.set_status("finished", message="")
-    console.print(f"{title}: done")
+    count = len(arrays.test)
+    evidence, normal_evidence, seconds = scoring.score_category(
+        detector,
+        arrays,
+        measurements.normals,
+        report=lambda done: channel.update(1.0, f"scored {done} of {count} images"),
+    )
+    if len(shown):
+        rows = [
+            {"image": arrays.train_names[i], "score": detector.score_from(found)}
+            for i, found in zip(shown, detector.evidences([arrays.train[i] for i in shown]), strict=True)
+        ]
+        run.write_table("scores_train.csv", rows)
+    threshold = measurements.store(evidence, normal_evidence, seconds, detector.config.epochs)
+    save_maps(detector, arrays, evidence, run)
+    channel.update(1.0, "draws pictures")
+    figures.draw_run(paper, detector, arrays, evidence, normal_evidence, threshold.value, run)
+    if hasattr(paper, "draw_run"):
+        paper.draw_run(detector, arrays, evidence, measurements.batch, run)
+    run.set_status("finished", message="", traceback="")
+    channel.say(f"{title}: done")
 
 
 def save_maps(detector, arrays, evidence, run):

@@ -10,7 +10,7 @@ from tiny_methods import TINY
 
 from ganspect.data.patches import stack_images
 from ganspect.training.callbacks import Recorder
-from ganspect.training.checkpoint import load_state
+from ganspect.training.checkpoint import Position, load_state
 from ganspect.training.fit import fit
 from ganspect.training.run import Run
 
@@ -123,7 +123,7 @@ def test_resumed_equals_uninterrupted_to_the_bit(tiny, textures, tmp_path):
 
     straight, resumed = tiny.build(), tiny.build()
     fit(straight, stack, sampler, 2, 0, [Recorder(whole, 0, sampler.steps), Kill()])
-    assert load_state(parts.checkpoint, resumed.state) == 1
+    assert load_state(parts.checkpoint, resumed.state) == Position(1)
     assert not all(equal(numbers(straight.state), numbers(resumed.state)))
     fit(resumed, stack, sampler, 2, 1, [Recorder(parts, 1, sampler.steps)])
     for a, b in zip(straight.state, resumed.state, strict=True):

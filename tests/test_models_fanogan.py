@@ -13,7 +13,7 @@ from ganspect.models import fanogan
 from ganspect.models.fanogan import FAnoGAN, FAnoGANConfig, down_block, sample_norm, up_block
 from ganspect.models.maps import places
 from ganspect.training.callbacks import ProgressBar, Recorder
-from ganspect.training.checkpoint import load_state
+from ganspect.training.checkpoint import Position, load_state
 from ganspect.training.fit import fit
 from ganspect.training.run import Run
 
@@ -250,7 +250,7 @@ def test_resumed_in_either_phase_equals_uninterrupted(textures, tmp_path):
         assert blank == (second if phase == "gan" else set(straight.loss_names) - second)
     for finished in (1, 3):
         run, resumed = Run(tmp_path / f"after_{finished}"), build(**settings)
-        assert load_state(run.checkpoint, resumed.state) == finished
+        assert load_state(run.checkpoint, resumed.state) == Position(finished)
         fit(resumed, stack, sampler, 4, finished, [Recorder(run, finished, sampler.steps)])
         assert same(values(straight.state), values(resumed.state))
         again = run.read_table("history.csv")

@@ -9,7 +9,7 @@ import pytest
 from ganspect.data.patches import PatchSampler, stack_images
 from ganspect.models.fcbigan import FCBiGAN
 from ganspect.training.callbacks import Diverged, EarlyStop, Recorder
-from ganspect.training.checkpoint import CheckpointError, load_state, save_state
+from ganspect.training.checkpoint import CheckpointError, Position, load_state, save_state
 from ganspect.training.files import atomic_write, read_json, write_json
 from ganspect.training.fit import fit
 from ganspect.training.run import ConfigMismatch, Run, make_manifest, write_csv
@@ -25,8 +25,8 @@ def trained(config, images, run, epochs, resume=False, callbacks=()):
     detector.compile()
     stack, sizes = stack_images(images)
     sampler = PatchSampler(sizes, config.patch_size, config.patches_per_epoch, config.batch_size, config.seed)
-    first = load_state(run.checkpoint, detector.state) if resume else 0
-    fit(detector, stack, sampler, epochs, first, [Recorder(run, first, sampler.steps), *callbacks])
+    start = load_state(run.checkpoint, detector.state) if resume else Position()
+    fit(detector, stack, sampler, epochs, start, [Recorder(run, start.epoch, sampler.steps), *callbacks])
     return detector
 
 
@@ -35,7 +35,7 @@ def test_resume_restores_optimiser_slots_and_seeds(tiny_config, textures, tmp_pa
     before = trained(tiny_config, textures, run, 1)
     fresh = FCBiGAN(tiny_config)
     fresh.compile()
-    assert load_state(run.checkpoint, fresh.state) == 1
+    assert load_state(run.checkpoint, fresh.state) == Position(1)
     for name, optimizer in before.optimizers.items():
         assert int(optimizer.iterations) == 3
         for a, b in zip(numbers(optimizer.variables), numbers(fresh.optimizers[name].variables), strict=True):
@@ -83,7 +83,7 @@ def test_non_finite_losses_stop_training_and_keep_the_last_checkpoint(tiny_confi
         trained(tiny_config, textures, run, 3, callbacks=[Poison()])
     detector = FCBiGAN(tiny_config)
     detector.compile()
-    assert load_state(run.checkpoint, detector.state) == 1
+    assert load_state(run.checkpoint, detector.state) == Position(1)
     assert all(np.isfinite(v).all() for v in numbers(detector.variables))
 
 
@@ -100,18 +100,18 @@ def test_early_stopping_keeps_the_best_weights_and_resumes_to_the_same_stop(tiny
     errors = {1: 0.9, 2: 0.3, 3: 0.2, 4: 0.4, 5: 0.5, 6: 0.6}
     ends = []
     for name, stops in (("straight", (9,)), ("resumed", (4, 9))):
-        run, first = Run(tmp_path / name), 0
+        run = Run(tmp_path / name)
         for epochs in stops:
             detector = FCBiGAN(config)
             detector.compile()
             stack, sizes = stack_images(textures)
             sampler = PatchSampler(sizes, 16, 12, 4, config.seed)
-            first = load_state(run.checkpoint, detector.state) if run.checkpoint.exists() else 0
-            recorder = Recorder(run, first, 3, lambda epoch: {"held_out_mae": errors[epoch]})
+            start = load_state(run.checkpoint, detector.state) if run.checkpoint.exists() else Position()
+            recorder = Recorder(run, start.epoch, 3, lambda epoch: {"held_out_mae": errors[epoch]})
             early = EarlyStop(recorder, run.path / "best.npz", patience=2, start=2)
-            fit(detector, stack, sampler, epochs, first, [recorder, early])
+            fit(detector, stack, sampler, epochs, start, [recorder, early])
         assert [row["epoch"] for row in run.read_table("history.csv")] == ["1", "2", "3", "4", "5"]
-        assert load_state(run.path / "best.npz", detector.state) == 3
+        assert load_state(run.path / "best.npz", detector.state) == Position(3)
         ends.append(numbers(detector.state))
     for a, b in zip(*ends, strict=True):
         np.testing.assert_array_equal(a, b)

@@ -2,22 +2,26 @@
 
 import math
 import signal
+import threading
 import time
 
 import keras
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ganspect.training.checkpoint import save_state
+from ganspect.training.checkpoint import NotFinite, save_state
+from ganspect.training.fit import first_step
 
 
 class Diverged(RuntimeError):
-    """A loss became infinite or not a number."""
+    """A loss or a weight became infinite or not a number."""
 
 
 class Recorder(keras.callbacks.Callback):
     """After each epoch: measurements, a row of history.csv, then the checkpoint, in this order.
 
     A kill between the two leaves a row too many; `first_epoch` cuts it off on resume.
+
+    Raises:
+        Diverged: a loss, or a variable that the checkpoint would hold, is not finite; the checkpoint before it is kept.
 
     Args:
         run: `training.run.Run`.
@@ -38,14 +42,21 @@ class Recorder(keras.callbacks.Callback):
         losses = {name: float(value) for name, value in sorted(logs.items())}
         bad = [name for name, value in losses.items() if not math.isfinite(value)]
         if bad:
-            raise Diverged(f"{', '.join(bad)} not finite in epoch {epoch + 1}; the last checkpoint is kept")
+            raise Diverged(f"{', '.join(bad)} not finite in epoch {epoch + 1}; {self.kept(epoch)}")
         seconds = time.perf_counter() - self.started
         row = {"epoch": epoch + 1, "step": (epoch + 1) * self.steps, **losses}
         row |= self.measure(epoch + 1) if self.measure else {}
         self.rows.append({**row, "seconds": round(seconds, 2)})
         self.run.write_table("history.csv", self.rows)
-        save_state(self.run.checkpoint, self.model.state, epoch + 1)
+        try:
+            save_state(self.run.checkpoint, self.model.state, epoch + 1)
+        except NotFinite as error:
+            raise Diverged(f"{error} after epoch {epoch + 1}; {self.kept(epoch)}") from None
         self.run.set_status("running", epoch=epoch + 1)
+
+    def kept(self, epoch):
+        """What is left to go on from."""
+        return f"the checkpoint of epoch {epoch} is kept" if self.run.checkpoint.exists() else "there is no checkpoint"
 
 
 class RateSchedule(keras.callbacks.Callback):
@@ -99,59 +110,70 @@ class EarlyStop(keras.callbacks.Callback):
 
 
 class StopOnSignal(keras.callbacks.Callback):
-    """Ends training in order after the current batch on SIGINT or SIGTERM; what follows the last checkpoint is lost.
+    """Leaves training on SIGINT or SIGTERM after the current batch, with a checkpoint of it.
 
-    `received` names the signal afterwards, or is None.
+    `received` names the signal afterwards, or is None. Off the main thread, where no signal can be handled, it does
+    nothing.
+
+    Args:
+        checkpoint: path of the last checkpoint.
+
+    Raises:
+        KeyboardInterrupt: from the batch at which it leaves.
     """
 
     received = None
+    losses = None  # of the epoch's steps so far, where the loop keeps no running means
+
+    def __init__(self, checkpoint):
+        super().__init__()
+        self.checkpoint, self.before = checkpoint, {}
 
     def on_train_begin(self, logs=None):
-        self.before = {s: signal.signal(s, self.stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        if threading.current_thread() is threading.main_thread():
+            self.before = {s: signal.signal(s, self.stop) for s in (signal.SIGINT, signal.SIGTERM)}
 
     def on_train_end(self, logs=None):
         for number, handler in self.before.items():
             signal.signal(number, handler)
+        self.before = {}
 
     def stop(self, number, frame):
         self.received = signal.Signals(number).name
 
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
     def on_train_batch_end(self, batch, logs=None):
         if self.received:
-            for number, handler in self.before.items():
-                signal.signal(number, handler)
-            raise KeyboardInterrupt(self.received)
+            self.leave(first_step(self.model) + batch + 1)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.received:  # during what was measured after the last batch; the checkpoint is written
+            self.leave()
+
+    def leave(self, step=None):
+        """Writes the checkpoint where there is none of this moment yet, and raises."""
+        if step is not None:
+            save_state(self.checkpoint, self.model.state, self.epoch, step, self.losses)
+        self.on_train_end()
+        raise KeyboardInterrupt(self.received)
 
 
-class ProgressBar(keras.callbacks.Callback):
-    """Epoch, losses, images per second and the time left, for one training.
+class ProgressReport(keras.callbacks.Callback):
+    """Tells a channel, at most once a second, the share of the schedule that is done, images per second and losses.
 
     Args:
-        title: text before the bar.
+        channel: with `update(done, text)`, as `training.grid` has them.
         sampler: `data.patches.Sampler`.
         epochs: epoch that training stops before.
-        first_epoch: finished epochs.
-        console: `rich.console.Console`.
     """
 
-    def __init__(self, title, sampler, epochs, first_epoch, console):
-        super().__init__()
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]} {task.fields[rate]}"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[losses]}"),
-        )
-        self.progress = Progress(*columns, console=console, refresh_per_second=2)
-        self.title, self.sampler, self.epochs, self.first = title, sampler, epochs, first_epoch
+    shown = 0.0
 
-    def on_train_begin(self, logs=None):
-        total, done = self.epochs * self.sampler.steps, self.first * self.sampler.steps
-        fields = {"epoch": self.first + 1, "epochs": self.epochs, "rate": "", "losses": ""}
-        self.task = self.progress.add_task(self.title, total=total, completed=done, **fields)
-        self.progress.start()
-        self.shown = 0.0
+    def __init__(self, channel, sampler, epochs):
+        super().__init__()
+        self.channel, self.sampler, self.epochs = channel, sampler, epochs
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch, self.started = epoch, time.perf_counter()
@@ -163,16 +185,6 @@ class ProgressBar(keras.callbacks.Callback):
         self.shown = now
         rate = (batch + 1) * self.sampler.batch_size / max(now - self.started, 1e-9)
         losses = "  ".join(f"{name} {float(value):.3g}" for name, value in (logs or {}).items())
-        self.progress.update(
-            self.task,
-            completed=self.epoch * self.sampler.steps + batch + 1,
-            epoch=self.epoch + 1,
-            rate=f"{rate:.0f} images/s",
-            losses=losses,
-        )
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.progress.update(self.task, completed=(epoch + 1) * self.sampler.steps)
-
-    def on_train_end(self, logs=None):
-        self.progress.stop()
+        step = first_step(self.model) + batch + 1
+        done = (self.epoch + step / self.sampler.steps) / self.epochs
+        self.channel.update(done, f"epoch {self.epoch + 1}/{self.epochs} {rate:.0f} images/s  {losses}")

@@ -26,8 +26,29 @@ def atomic_write(path, mode="w"):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder):
+    """Makes a rename last through a power cut, where the system lets a folder be flushed."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder):
+    """Removes the temporary files that killed processes left below a folder that no other process writes to."""
+    for path in Path(folder).rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def write_json(path, content):

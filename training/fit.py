@@ -1,16 +1,15 @@
 """Training: `model.fit` over `tf.data` on TensorFlow; on JAX a compiled loop of ours with the same callbacks."""
 
-import itertools
-
 import keras
 import numpy as np
 
 from ganspect.data.patches import sampled_dataset
+from ganspect.training.checkpoint import Position
 
 LONGEST_CALL = 100  # steps in one compiled call on an accelerator: enough to hide the host, few enough to see progress
 
 
-def fit(model, stack, sampler, epochs, first_epoch=0, callbacks=()):
+def fit(model, stack, sampler, epochs, start=0, callbacks=()):
     """Trains a compiled `Detector` on the batches that a sampler draws, each epoch in its phase (`phase_at`).
 
     Args:
@@ -18,39 +17,73 @@ def fit(model, stack, sampler, epochs, first_epoch=0, callbacks=()):
         stack: uint8 `[N, H, W, C]`, the training images (`data.patches.stack_images`).
         sampler: `data.patches.Sampler`.
         epochs: epoch to stop before.
-        first_epoch: finished epochs of a resumed run.
-        callbacks: Keras callbacks; both backends call them with the epoch's mean losses.
+        start: finished epochs of a resumed run, or the `Position` of its checkpoint, in the middle of an epoch too.
+        callbacks: Keras callbacks; both backends call them with the epoch's mean losses. Batches are counted from the
+            position where an epoch is entered in its middle: `first_step(model)` is what to add.
     """
-    if first_epoch >= epochs:
+    start = start if isinstance(start, Position) else Position(start)
+    if start.epoch >= epochs:
         return
     if keras.backend.backend() == "tensorflow":
-        dataset = sampled_dataset(stack, sampler, model.prepare, epochs, first_epoch)
+        _fit_tensorflow(model, stack, sampler, epochs, start, callbacks)
+    else:
+        _fit_jax(model, stack, sampler, epochs, start, callbacks)
+
+
+def first_step(model):
+    """The step at which the epoch in training was entered: 0 but in the first one of a resumed run."""
+    return getattr(model, "entered_at", 0)
+
+
+def _fit_tensorflow(model, stack, sampler, epochs, start, callbacks):
+    """`model.fit`; the rest of an epoch that was left in its middle is a call of its own."""
+    pieces = [(start.epoch, epochs, 0)]
+    if start.step:
+        pieces = [(start.epoch, start.epoch + 1, start.step), (start.epoch + 1, epochs, 0)]
+    for first, last, step in pieces:
+        if first >= last:
+            continue
+        model.entered_at = step
         model.fit(
-            dataset,
-            initial_epoch=first_epoch,
-            epochs=epochs,
-            steps_per_epoch=sampler.steps,
-            callbacks=[_Phases(), *callbacks],
+            sampled_dataset(stack, sampler, model.prepare, last, first, step),
+            initial_epoch=first,
+            epochs=last,
+            steps_per_epoch=sampler.steps - step,
+            callbacks=[_Phases(model if step else None), *callbacks],
             shuffle=False,
             verbose=0,
         )
-    else:
-        _fit_jax(model, stack, sampler, epochs, first_epoch, callbacks)
+        if model.stop_training:
+            break
+    model.entered_at = 0
 
 
 class _Phases(keras.callbacks.Callback):
-    """Sets the model's phase before each epoch; a phase is compiled when it starts."""
+    """Sets the model's phase before each epoch; a phase is compiled when it starts.
+
+    Args:
+        entered: the model, where its first epoch goes on in the middle: with the running means that it has now.
+    """
 
     compiled = None
 
+    def __init__(self, entered=None):
+        super().__init__()
+        self.means = (
+            [(v, keras.ops.convert_to_numpy(v)) for m in entered.metrics for v in m.variables] if entered else []
+        )
+
     def on_epoch_begin(self, epoch, logs=None):
+        for v, value in self.means:
+            v.assign(value)
+        self.means = []
         phase = self.model.phase_at(epoch)
         if phase != self.compiled:
             self.model.phase = self.compiled = phase
             self.model.make_train_function(force=True)
 
 
-def _fit_jax(model, stack, sampler, epochs, first_epoch, callbacks):
+def _fit_jax(model, stack, sampler, epochs, start, callbacks):
     """The loop on JAX: many steps in one compiled call, images kept on the device."""
     import jax
 
@@ -67,24 +100,31 @@ def _fit_jax(model, stack, sampler, epochs, first_epoch, callbacks):
     images = jax.numpy.asarray(stack)
     # On a CPU XLA runs convolutions inside a loop on one thread and without its fast kernels: 60 times slower.
     longest = 1 if jax.default_backend() == "cpu" else LONGEST_CALL
-    length = max(n for n in range(1, longest + 1) if sampler.steps % n == 0)
+    length = max(n for n in range(1, longest + 1) if sampler.steps % n == 0 and start.step % n == 0)
     params = {"epochs": epochs, "steps": sampler.steps, "verbose": 0}
     calls = keras.callbacks.CallbackList(list(callbacks), model=model, **params)
     model.stop_training = False
     calls.on_train_begin()
     run = None
-    for epoch in range(first_epoch, epochs):
+    for epoch in range(start.epoch, epochs):
         phase = model.phase_at(epoch)
         if run is None or phase != model.phase:
             model.phase = phase
             run = compiled()
+        model.entered_at = start.step if epoch == start.epoch else 0
         calls.on_epoch_begin(epoch)
         drawn = sampler.draws(epoch)
-        values, parts = [jax.numpy.array(v.value) for v in model.state], []
-        for start in range(0, sampler.steps, length):
-            values, losses = run(values, {name: table[start : start + length] for name, table in drawn.items()})
+        values = [jax.numpy.array(v.value) for v in model.state]
+        parts = [start.losses] if model.entered_at else []
+        for step in range(model.entered_at, sampler.steps, length):
+            values, losses = run(values, {name: table[step : step + length] for name, table in drawn.items()})
             parts.append({name: np.asarray(x) for name, x in losses.items()})
-            calls.on_train_batch_end(start + length - 1, _means(parts))
+            for call in callbacks:
+                if getattr(call, "received", None):  # it is about to leave: what a checkpoint of now needs
+                    call.losses = _joined(parts)
+                    for v, value in zip(model.state, values, strict=True):
+                        v.assign(jax.numpy.array(value))
+            calls.on_train_batch_end(step + length - 1 - model.entered_at, _means(parts))
             if model.stop_training:
                 break
         for v, value in zip(model.state, values, strict=True):
@@ -92,10 +132,15 @@ def _fit_jax(model, stack, sampler, epochs, first_epoch, callbacks):
         calls.on_epoch_end(epoch, _means(parts))
         if model.stop_training:
             break
+    model.entered_at = 0
     calls.on_train_end()
 
 
+def _joined(parts):
+    """Each loss of the steps of several compiled calls: `{name: [steps]}`."""
+    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
 def _means(parts):
-    """Mean of each loss over the steps of several compiled calls."""
-    names = parts[0].keys()
-    return {name: float(np.mean(list(itertools.chain.from_iterable(p[name] for p in parts)))) for name in names}
+    """Mean of each loss over them."""
+    return {name: float(np.mean(values)) for name, values in _joined(parts).items()}

@@ -10,6 +10,7 @@ scores_<epoch>.csv, metrics.json, metrics_<epoch>.json of earlier epochs, maps/,
 import csv
 import datetime
 import importlib.metadata
+import math
 import os
 import platform
 import subprocess
@@ -20,6 +21,9 @@ from pathlib import Path
 from ganspect.training.files import atomic_write, read_json, write_json
 
 PACKAGES = ("ganspect", "tensorflow", "keras", "jax", "numpy", "scipy", "scikit-image", "pillow")
+
+OVER = ("trained", "finished")
+SESSION = ("date", "commit", "dirty", "threads", "backend", "hardware")  # of the manifest, for each process
 
 
 class ConfigMismatch(RuntimeError):
@@ -73,12 +77,16 @@ class Run:
         """Whether the run was started with these settings; `defaults` are of settings that may be newer than it."""
         return {**(defaults or {}), **self.config} == config
 
-    def open(self, config, manifest, defaults=None):
+    def open(self, config, manifest, defaults=None, position=(0, 0)):
         """Starts the run, or continues it if its settings are the same.
 
         Args:
-            config, manifest: stored as JSON.
+            config, manifest: stored as JSON; the manifest with one entry in "sessions" for each process.
             defaults: as of `matches`.
+            position: epochs, and steps of the next one, that are trained.
+
+        Returns:
+            Lines on what differs from how the run was trained before: the bits may not be those of one go.
 
         Raises:
             ConfigMismatch: the folder was started with other settings; the message names each difference.
@@ -91,8 +99,25 @@ class Run:
                 f"{self.path} was started with other settings ({differences}). "
                 "Use --force to train it anew or --runs-dir for another folder."
             )
+        session = {name: manifest[name] for name in SESSION if name in manifest}
+        session |= {"epoch": position[0], "step": position[1], "trains": self.status["state"] not in OVER}
+        sessions = [*self.manifest.get("sessions", []), session]
         write_json(self.path / "config.json", config)
-        write_json(self.path / "manifest.json", manifest)
+        write_json(self.path / "manifest.json", {**manifest, "sessions": sessions})
+        return self.remarks()
+
+    def remarks(self):
+        """What differs between the sessions that trained the run and changes its bits: a list of texts."""
+        sessions = self.manifest.get("sessions", [])
+        places = [(session["epoch"], session["step"]) for session in sessions]
+        ended = [*places[1:], (math.inf, 0)]
+        trained = [s for s, start, end in zip(sessions, places, ended, strict=True) if s["trains"] and end > start]
+        found = []
+        for name in ("threads", "backend", "hardware"):
+            values = list(dict.fromkeys(str(session.get(name)) for session in trained))
+            if len(values) > 1:
+                found.append(f"trained in parts with {name} {' and '.join(values)}")
+        return found
 
     def restart(self):
         """Sets a stored run aside under the next free name `<path>.old<n>`: nothing is deleted."""
