@@ -160,7 +160,7 @@ def train(method, detector, images, measurements, run, channel, title):
     best = run.path / "checkpoints" / "best.npz"
     early = training_callbacks.EarlyStop(recorder, best) if getattr(config, "early_stopping", False) else None
     rates = training_callbacks.RateSchedule(recorder) if hasattr(detector, "rates") else None
-    stop = training_callbacks.StopOnSignal(run.checkpoint)
+    stop = training_callbacks.StopOnSignal(run.checkpoint, sampler.steps)
     progress = training_callbacks.ProgressReport(channel, sampler, config.epochs)
     calls = [recorder, *(call for call in (early, rates) if call), stop, progress]
     began = time.perf_counter()

@@ -105,8 +105,10 @@ def unusable(told, message):
     """Stores that a cell's data cannot be used; what is finished, or at work elsewhere, stays as it is."""
     lock = lock_of(told.runs / LOCKS, task(told, 0.0).key)
     if told.run.status["state"] != "finished" and lock.acquire():
-        error = DataError(told.path, message)
-        note(told.run, "failed", message=message, traceback="".join(traceback.format_exception_only(error)))
+        try:
+            raise DataError(told.path, message)
+        except DataError:
+            note(told.run, "failed", message=message, traceback=traceback.format_exc())
         lock.release()
 
 

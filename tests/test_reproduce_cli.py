@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ganspect.training.checkpoint import position_of
+from ganspect.training.grid import lock_of
+
 TINY = (
     "--set width=4 patch_size=16 batch_size=4 patches_per_epoch=40 latent_size=8 filter_size=8 map_stride=8 "
     "reconstruction_weight=0.1"
@@ -59,6 +62,8 @@ def stored(runs):
     with np.load(folder / "checkpoints" / "last.npz") as checkpoint:
         arrays = {name: checkpoint[name] for name in checkpoint.files}
     scores = sorted(p.read_text() for p in folder.glob("scores_*.csv"))
+    with open(folder / "history.csv", newline="") as file:
+        scores.append([{**row, "seconds": ""} for row in csv.DictReader(file)])
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics.pop("seconds_per_image")
     return arrays, scores, metrics
@@ -205,27 +210,48 @@ def test_finished_cells_are_kept_and_other_settings_refused(finished):
     assert command("report", "fcbigan", "--runs-dir", root / "runs").returncode == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_killed_and_started_again_equals_uninterrupted(finished, number, tmp_path):
-    """Stopped in the middle of an epoch; the same command again gives the same bits."""
+def child_of(runs):
+    """The process that trains the one cell of a runs folder, as its lock names it; None where there is none."""
+    locks = list((runs / ".locks").glob("*.lock"))
+    holder = lock_of(runs / ".locks", locks[0].stem).holder if locks else None
+    return holder and holder["pid"]
+
+
+def started(arguments, runs):
+    """The same command in a process of its own, and its history to look at."""
+    line = [sys.executable, "-m", "ganspect.reproduce.cli", *map(str, (*arguments, "--runs-dir", runs))]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return process, run_folder(runs) / "history.csv"
+
+
+def wait_for(condition, process, seconds=200):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("what", ["kill", pytest.param("interrupt", marks=pytest.mark.slow)])
+def test_stopped_and_started_again_equals_uninterrupted(finished, what, tmp_path):
+    """In the middle of an epoch; the grid starts a killed cell again, Ctrl-C leaves a checkpoint."""
     root, arguments, _ = finished
     runs = tmp_path / "runs"
-    line = [sys.executable, "-m", "ganspect.reproduce.cli", *map(str, (*arguments, "--runs-dir", runs))]
-    process = subprocess.Popen(
-        line, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )  # noqa: E501
-    history = run_folder(runs) / "history.csv"
-    deadline = time.monotonic() + 200
-    while not (history.exists() and history.read_text().count("\n") > 3):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(number)
-    assert process.wait(60) == (130 if number == signal.SIGTERM else -9)
+    process, history = started(arguments, runs)
+    wait_for(lambda: history.exists() and history.read_text().count("\n") > 3, process)
     assert not (run_folder(runs) / "metrics.json").exists()
-    epochs = history.read_text().count("\n") - 1
-    assert 3 <= epochs < 12
-    again = command(*arguments, "--runs-dir", runs)
-    assert again.returncode == 0 and "continues after epoch" in again.stdout
+    if what == "kill":
+        os.kill(child_of(runs), signal.SIGKILL)
+        assert process.wait(300) == 0
+        assert len(json.loads((run_folder(runs) / "manifest.json").read_text())["sessions"]) == 2
+    else:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        epoch, step = position_of(run_folder(runs) / "checkpoints" / "last.npz")
+        assert 3 <= epoch < 12
+        again = command(*arguments, "--runs-dir", runs)
+        place = f"epoch {epoch} and {step} steps of 12" if step else f"epoch {epoch} of 12"
+        assert again.returncode == 0 and f"continues after {place}" in again.stdout
     (arrays, scores, metrics), (expected, straight, right) = stored(runs), stored(root / "runs")
     assert set(arrays) == set(expected)
     for name in arrays:

@@ -1,6 +1,7 @@
 """Training: atomic files, checkpoints, divergence, early stopping; test_contract.py resumes every method."""
 
 import dataclasses
+import signal
 
 import keras
 import numpy as np
@@ -8,8 +9,8 @@ import pytest
 
 from ganspect.data.patches import PatchSampler, stack_images
 from ganspect.models.fcbigan import FCBiGAN
-from ganspect.training.callbacks import Diverged, EarlyStop, Recorder
-from ganspect.training.checkpoint import CheckpointError, Position, load_state, save_state
+from ganspect.training.callbacks import Diverged, EarlyStop, Recorder, StopOnSignal
+from ganspect.training.checkpoint import CheckpointError, Position, load_state, position_of, save_state
 from ganspect.training.files import atomic_write, read_json, write_json
 from ganspect.training.fit import fit
 from ganspect.training.run import ConfigMismatch, Run, make_manifest, write_csv
@@ -42,6 +43,49 @@ def test_resume_restores_optimiser_slots_and_seeds(tiny_config, textures, tmp_pa
             np.testing.assert_array_equal(a, b)
     seeds = [v for v in fresh.state if "seed_generator_state" in v.path]
     assert len(seeds) == 13 and all(keras.ops.convert_to_numpy(s)[1] > 0 for s in seeds)  # every one was drawn from
+
+
+# In the second epoch; in the first; behind the last batch of one.
+@pytest.mark.parametrize("batches", [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 6))])
+def test_a_signal_leaves_a_checkpoint_of_its_batch(tiny_config, textures, tmp_path, batches):
+    """Stopped there, again in the batch after it, and resumed, it equals an uninterrupted training to the bit."""
+
+    class Signal(keras.callbacks.Callback):
+        left = batches
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.left -= 1
+            if self.left == 0:
+                signal.raise_signal(signal.SIGTERM)
+
+    straight, run = Run(tmp_path / "straight"), Run(tmp_path / "parts")
+    expected = trained(tiny_config, textures, straight, 3)
+    before = signal.getsignal(signal.SIGTERM)
+    for done in (batches, batches + 1):
+        with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+            trained(tiny_config, textures, run, 3, run.checkpoint.exists(), [Signal(), StopOnSignal(run.checkpoint, 3)])
+        assert position_of(run.checkpoint) == divmod(done, 3) and signal.getsignal(signal.SIGTERM) is before
+        Signal.left = 1
+    found = trained(tiny_config, textures, run, 3, resume=True, callbacks=[StopOnSignal(run.checkpoint, 3)])
+    for a, b in zip(expected.state, found.state, strict=True):
+        np.testing.assert_array_equal(*numbers([a, b]), err_msg=a.path)
+    rows = [[{**row, "seconds": ""} for row in r.read_table("history.csv")] for r in (straight, run)]
+    assert rows[0] == rows[1] and len(rows[0]) == 3
+
+
+def test_weights_that_are_not_finite_are_not_stored(tiny_config, textures, tmp_path):
+    """A last batch may spoil the weights behind finite losses."""
+    run = Run(tmp_path)
+
+    class Poison(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 2 and run.checkpoint.exists():
+                self.model.trunk.trainable_variables[0].assign(np.nan * self.model.trunk.trainable_variables[0])
+
+    with pytest.raises(Diverged, match="not finite after epoch 2; the checkpoint of epoch 1 is kept"):
+        trained(tiny_config, textures, run, 3, callbacks=[Poison()])
+    with np.load(run.checkpoint) as stored:
+        assert stored["epoch"] == 1 and all(np.isfinite(stored[name]).all() for name in stored.files)
 
 
 def test_a_row_beyond_the_checkpoint_is_cut_off(tiny_config, textures, tmp_path):

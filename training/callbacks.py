@@ -117,17 +117,18 @@ class StopOnSignal(keras.callbacks.Callback):
 
     Args:
         checkpoint: path of the last checkpoint.
+        steps: in an epoch. Behind the last one it waits for what is measured and stored then.
 
     Raises:
-        KeyboardInterrupt: from the batch at which it leaves.
+        KeyboardInterrupt: from the batch, or the end of the epoch, at which it leaves.
     """
 
     received = None
     losses = None  # of the epoch's steps so far, where the loop keeps no running means
 
-    def __init__(self, checkpoint):
+    def __init__(self, checkpoint, steps):
         super().__init__()
-        self.checkpoint, self.before = checkpoint, {}
+        self.checkpoint, self.steps, self.before = checkpoint, steps, {}
 
     def on_train_begin(self, logs=None):
         if threading.current_thread() is threading.main_thread():
@@ -145,11 +146,12 @@ class StopOnSignal(keras.callbacks.Callback):
         self.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.received:
-            self.leave(first_step(self.model) + batch + 1)
+        step = first_step(self.model) + batch + 1
+        if self.received and step < self.steps:
+            self.leave(step)
 
     def on_epoch_end(self, epoch, logs=None):
-        if self.received:  # during what was measured after the last batch; the checkpoint is written
+        if self.received:  # the epoch's own checkpoint is written
             self.leave()
 
     def leave(self, step=None):

@@ -281,8 +281,23 @@ class _Child:
         self.pipe, theirs = grid.context.Pipe()
         arguments = (grid.work, task, attempt, grid.locks, theirs)
         self.process = grid.context.Process(target=_child, args=arguments, name=task.name)
-        self.process.start()
+        with _without_main():
+            self.process.start()
         theirs.close()
+
+
+@contextlib.contextmanager
+def _without_main():
+    """Keeps `multiprocessing` from importing the main module again in a child: `work` is found by its name."""
+    main = sys.modules["__main__"]
+    hidden = {name: getattr(main, name) for name in ("__spec__", "__file__") if hasattr(main, name)}
+    for name in hidden:
+        setattr(main, name, None)
+    try:
+        yield
+    finally:
+        for name, value in hidden.items():
+            setattr(main, name, value)
 
 
 def lock_of(locks, key):
