@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from ganspect.models.fixed_order import fixed_order, turn_off_rewriting
+
 
 class Detector(keras.Model):
     """Base class of all methods.
@@ -87,6 +89,8 @@ class Detector(keras.Model):
             optimizers: `{name: (keras optimiser, list of networks)}`.
         """
         super().compile(optimizer=None, jit_compile=False)
+        if _backend() == "tensorflow":
+            turn_off_rewriting()
         self.optimizers = {name: optimizer for name, (optimizer, _) in optimizers.items()}
         for optimizer, networks in optimizers.values():
             optimizer.build([v for network in networks for v in network.trainable_variables])
@@ -143,7 +147,8 @@ class Detector(keras.Model):
                 tape.watch(inputs)
                 value = fn(*inputs)
                 total = ops.sum(value)
-            return value, tape.gradient(total, inputs)
+            with fixed_order():
+                return value, tape.gradient(total, inputs)
         import jax
 
         def summed(*x):
@@ -238,7 +243,8 @@ def _gradients(losses_fn, trained, state):
             for v in every:
                 tape.watch(v.value)
             losses = losses_fn()
-        return {k: tape.gradient(losses[k], [v.value for v in vs]) for k, vs in trained.items()}, losses
+        with fixed_order():
+            return {k: tape.gradient(losses[k], [v.value for v in vs]) for k, vs in trained.items()}, losses
     import jax
 
     ids = {id(v) for v in every}

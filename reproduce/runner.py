@@ -103,6 +103,10 @@ def run_cell(paper, cell, path, run, channel, options, title):
         names = ("command", "hardware", "threads", "date", "backend", "copied_from")
         trained = {name: run.manifest[name] for name in names if name in run.manifest}
         manifest |= trained | {"trained_by": run.manifest.get("trained_by", run.manifest["commit"])}
+    elif status["state"] == "trained" and "copied_from" in run.manifest:
+        names = ("hardware", "threads", "date", "backend", "copied_from")
+        manifest |= {name: run.manifest[name] for name in names} | {"trained_by": run.manifest["commit"]}
+        channel.say(f"{title}: training copied from {run.manifest['copied_from']}")
     for line in run.open(stored, manifest, defaults, position_of(run.checkpoint)):
         channel.say(f"{title}: {line}")
     detector = method.build(config)

@@ -5,11 +5,11 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from rich.console import Console
 
 from ganspect.data.synthetic import make
 from ganspect.models import ganomaly
 from ganspect.reproduce import cbigan, cells, runner
+from ganspect.training.checkpoint import save_state
 from ganspect.training.files import write_json
 from ganspect.training.run import Run
 
@@ -34,15 +34,18 @@ class Grid:
 
     def __init__(self, folder, monkeypatch):
         self.data = make(folder / "data", ("object",), size=32, train=6, good=2, per_defect=1) / "object"
-        self.runs, self.trained, self.console = folder / "runs", [], Console(width=160, record=True)
+        self.runs, self.trained, self.said = folder / "runs", [], []
+        self.channel = SimpleNamespace(say=self.said.append)
         monkeypatch.setattr(runner, "train", lambda method, detector, images, measurements, run, *more: self.train(run))
         monkeypatch.setattr(runner, "score", lambda *arguments: None)
 
     def train(self, run):
-        self.trained.append(run.path)
-        for name in ("metrics.json", "checkpoints/last.npz", "figures/training.png"):
+        if run.status["state"] != "trained" or "copied_from" not in run.manifest:
+            self.trained.append(run.path)
+        for name in ("metrics.json", "history.csv", "figures/training.png"):
             (run.path / name).parent.mkdir(exist_ok=True)
             (run.path / name).write_text("{}")
+        save_state(run.checkpoint, [], 4)
         run.set_status("finished")
 
     def run(self, paper, force=False, rescore=False, protocol="both", curve=0, **settings):
@@ -50,8 +53,8 @@ class Grid:
         before, profile = len(self.trained), cells.Profile(curve=curve)
         cell = cells.Cell(paper.NAME, "ganomaly", OBJECT, 0, profile, SETTINGS | settings, protocol)
         run = Run(cell.folder(self.runs))
-        options = SimpleNamespace(force=force, rescore=rescore, threads=None)
-        runner.run_cell(paper, cell, self.data, run, self.console, options, "a cell")
+        options = SimpleNamespace(force=force, rescore=rescore, only_failed=False, threads=None)
+        runner.run_cell(paper, cell, self.data, run, self.channel, options, "a cell")
         return run, len(self.trained) > before
 
 
@@ -70,9 +73,9 @@ def test_a_finished_run_of_another_paper_is_copied_whole(grid):
     files = [sorted(p.relative_to(run.path) for p in run.path.rglob("*")) for run in (first, again)]
     assert files[0] == files[1] and not again.path.is_symlink()
     assert [p.name for p in again.path.parent.iterdir()] == ["seed_0"]
-    assert f"copied from {origin}" in grid.console.export_text()
+    assert f"copied from {origin}" in grid.said[-1]
     _, trained = grid.run(script())
-    assert not trained and "kept" in grid.console.export_text()
+    assert not trained and "kept" in grid.said[-1]
 
 
 @pytest.mark.parametrize(
@@ -91,10 +94,21 @@ def test_other_data_are_trained_on(grid):
     assert grid.run(script())[1]
 
 
-def test_a_run_that_was_measured_otherwise_is_not_copied(grid):
+def test_of_a_run_that_was_measured_otherwise_the_training_is_copied(grid, monkeypatch):
+    first, _ = grid.run(FIRST)
+    files = []
+    monkeypatch.setattr(runner, "train", lambda *a: files.append(sorted(p.name for p in a[4].path.rglob("*.*"))))
+    again, _ = grid.run(script(DRAWS=(100, 100, 200)))
+    assert files == [["config.json", "history.csv", "last.npz", "manifest.json", "status.json"]]
+    assert again.status["state"] == "trained" and again.checkpoint.read_bytes() == first.checkpoint.read_bytes()
+    assert again.manifest["copied_from"] == "cbigan/synthetic/ganomaly/object/seed_0"
+    assert again.manifest["trained_by"] == first.manifest["commit"]
+    assert grid.said[-1] == "a cell: training copied from cbigan/synthetic/ganomaly/object/seed_0"
+
+
+def test_a_run_that_lacks_an_epoch_that_is_measured_is_not_copied(grid):
     first, _ = grid.run(FIRST)
     tables = {"MILESTONES": {"auroc": (2, 4)}}
-    assert grid.run(script(DRAWS=(100, 100, 200)))[1]
     assert grid.run(script(NAME="grdnet", **tables))[1]
     (first.path / "metrics_2.json").write_text("{}")
     assert not grid.run(script(NAME="anogan_ganomaly", **tables))[1]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,9 +47,13 @@ def _sync_folder(folder):
 
 
 def remove_leftovers(folder):
-    """Removes the temporary files that killed processes left below a folder that no other process writes to."""
-    for path in Path(folder).rglob(".*.tmp"):
-        path.unlink(missing_ok=True)
+    """Removes what killed processes left half-written, at a folder that no other process writes to and below it."""
+    folder = Path(folder)
+    for path in [*folder.parent.glob(f".{folder.name}.*.tmp"), *folder.rglob(".*.tmp")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_json(path, content):
