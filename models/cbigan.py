@@ -290,6 +290,15 @@ class CBiGAN(Detector):
         """G(E(x)) by the averaged weights: float `[B, p, p, C]` in [-1, 1] to the same shape."""
         return self.ema_generator(self.ema_encoder(patches, training=False), training=False)
 
+    def examine(self, images):
+        """D's outputs on a batch and on what G makes, for its health: see `Detector`."""
+        images = ops.convert_to_tensor(images)
+        z = ops.convert_to_tensor(self.fixed_latents(images.shape[0], self.config.latent_size))
+        made = self.generator(z, training=False)
+        real, _ = self.discriminator([images, self.encoder(images, training=False)], training=False)
+        fake, _ = self.discriminator([made, z], training=False)
+        return {"real": real[:, 0], "fake": fake[:, 0], "images": images, "made": made}
+
     def latent_error(self, count=256, seed=0):
         """Mean |z - E(G(z))| over fixed latents and their elements, by the averaged weights: a float >= 0."""
         z = np.random.default_rng(seed).standard_normal((count, self.config.latent_size), dtype="float32")

@@ -47,10 +47,16 @@ class Detector(keras.Model):
     #   map_from(evidence, name) -> float32 [H, W], higher = more anomalous
     #   generated(height, width) -> images [h, w, C] in [-1, 1] drawn from the prior, where it has a generator
     # and, where its scores need them, score_from, score_inside and calibrate; where its rates change, rates(rows of
-    # history.csv) -> {optimiser: rate}; where held-out losses are of interest, held_out_losses(batch).
+    # history.csv) -> {optimiser: rate}; where held-out losses are of interest, held_out_losses(batch); where it has a
+    # discriminator, examine(batch) -> {"real": [B], "fake": [B], D's outputs in inference mode, higher = more real, on
+    # "images" [B, h, w, C], and on "made" [B, h, w, C], what G makes, of fixed latents where it makes it of latents}.
 
     def calibrate(self, images, stride=None):
         """Sets what the scores need of held-out normal images, uint8 `[H, W, C]` each; nothing unless overridden."""
+
+    def fixed_latents(self, count, *shape):
+        """The same standard normal latents at every call: float32 `[count, *shape]`."""
+        return np.random.default_rng(self.config.seed).standard_normal((count, *shape), dtype="float32")
 
     def phase_at(self, epoch):
         """The phase of an epoch, counted from 0; the training loops set `phase` to it before the epoch."""

@@ -284,6 +284,14 @@ class FAnoGAN(Detector):
         """G(E(x)): float `[B, p, p, C]` in [-1, 1] to the same shape."""
         return self.generator(self.encoder(patches, training=False), training=False)
 
+    def examine(self, images):
+        """D's outputs on a batch and on what G makes, for its health: see `Detector`."""
+        images = ops.convert_to_tensor(images)
+        made = self.generator(self.fixed_latents(images.shape[0], self.config.latent_size), training=False)
+        real, _ = self.discriminator(images, training=False)
+        fake, _ = self.discriminator(made, training=False)
+        return {"real": real[:, 0], "fake": fake[:, 0], "images": images, "made": made}
+
     def sample(self, count, seed=0):
         """Generated images, G on its moving statistics: float32 `[count, p, p, C]` in [-1, 1]."""
         z = np.random.default_rng(seed).standard_normal((count, self.config.latent_size), dtype="float32")

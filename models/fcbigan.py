@@ -267,6 +267,20 @@ class FCBiGAN(Detector):
         }
         return {**logs, **self.minimise(generator_encoder_losses, updates)}
 
+    def examine(self, images):
+        """D's outputs on a batch and on what G makes, for its health: see `Detector`."""
+        images = ops.convert_to_tensor(images)
+        z = ops.convert_to_tensor(self.fixed_latents(images.shape[0], 1, 1, self.config.latent_size))
+        made = self.generator(z, training=False)
+        real = self.discriminator([images, self.encoder(images, training=False)], training=False)
+        fake = self.discriminator([made, z], training=False)
+        return {
+            "real": ops.mean(real, axis=(1, 2, 3)),
+            "fake": ops.mean(fake, axis=(1, 2, 3)),
+            "images": images,
+            "made": made,
+        }
+
     def sample(self, height, width, seed=0):
         """One generated image of any size (thesis 4.2): float32 `[height, width, C]` in [-1, 1].
 

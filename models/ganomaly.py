@@ -279,6 +279,14 @@ class GANomaly(Detector):
         """G(x): float `[B, S, S, C]` in [-1, 1] to the same shape."""
         return self.decoder(self.encoder(images, training=False), training=False)
 
+    def examine(self, images):
+        """D's outputs on a batch and on what G makes, for its health: see `Detector`."""
+        images = ops.convert_to_tensor(images)
+        made = self.reconstruct(images)
+        real, _ = self.discriminator(images, training=False)
+        fake, _ = self.discriminator(made, training=False)
+        return {"real": ops.reshape(real, (-1,)), "fake": ops.reshape(fake, (-1,)), "images": images, "made": made}
+
     def image_scores(self, images, training=False):
         """What the scores of each image are made of.
 

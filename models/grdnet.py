@@ -331,6 +331,14 @@ class GRDNet(SegmentingDetector):
             found["s_loss"] = segmentation_loss(marked, batch["mask"], batch["roi"], self.config)
         return found
 
+    def examine(self, batch):
+        """D's outputs on a batch and on what G makes, for its health: see `Detector`."""
+        images = ops.convert_to_tensor(batch["images"])
+        made = self.reconstruct(ops.convert_to_tensor(batch["corrupted"]))
+        real, _ = self.discriminator(images, training=False)
+        fake, _ = self.discriminator(made, training=False)
+        return {"real": real[:, 0], "fake": fake[:, 0], "images": images, "made": made}
+
     def rates(self, rows):
         """Learning rate of each optimiser for the epoch after those of history.csv, `rows` (eq. 7; monitor: 2j)."""
         c = self.config

@@ -6,6 +6,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, select_autoescape
 from rich.table import Table
 
+from ganspect.evaluation import health
 from ganspect.reproduce import committed, figures, tables
 from ganspect.reproduce.cells import SYNTHETIC
 from ganspect.training.files import atomic_write
@@ -50,6 +51,8 @@ def write(paper, cells, runs, console):
         status = Run(cell.folder(runs)).status
         if status["state"] != "finished":
             console.print(f"{cell.name}: {status['state']} {status.get('message', '')}", markup=False)
+        for warning in health.warnings(Run(cell.folder(runs)).read_table("history.csv")):
+            console.print(f"{cell.name}: {warning}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"report: {folder / 'report.html'}   tables: {folder / 'tables.md'}, results.csv", soft_wrap=True)
 
 
@@ -143,6 +146,7 @@ def page(paper, cells, runs, joined, claims=()):
                 "manifest": run.manifest,
                 "config": run.config,
                 "figures": _embedded(pictures),
+                "warnings": health.warnings(run.read_table("history.csv")),
             }
         )
     template = environment.get_template("report.html")

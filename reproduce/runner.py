@@ -8,6 +8,7 @@ import numpy as np
 from ganspect.data import arrays as data_arrays
 from ganspect.data import check, regions, samples
 from ganspect.data.patches import stack_images
+from ganspect.evaluation import health
 from ganspect.reproduce import figures, milestones, scoring, shared
 from ganspect.reproduce.tables import METRICS
 from ganspect.training import callbacks as training_callbacks
@@ -16,6 +17,7 @@ from ganspect.training.files import atomic_write, write_json
 from ganspect.training.fit import fit
 from ganspect.training.run import make_manifest
 
+EXAMINED = 32  # held-out images that a discriminator's health is measured on
 AGAIN = " (found before: --only-failed goes on from its last checkpoint, --force starts anew)"
 
 
@@ -202,11 +204,19 @@ class Measurements:
         self.epochs = {round(epochs * (i + 1) / points) for i in range(points)} - {epochs}
         self.milestones = milestones.to_score(paper, method, cell.subject, epochs)
         stack, sizes = stack_images(held_out)
-        self.batch = self.reconstruct = self.losses = None
-        if hasattr(detector, "reconstruct"):
+        self.batch = self.reconstruct = self.losses = self.examine = None
+        if hasattr(detector, "reconstruct") or hasattr(detector, "examine"):
             sampler = method.sampler(detector.config, sizes, held_out=True)
             row = {name: values[0] for name, values in sampler.draws(0).items()}
             batch = detector.prepare(sampler.batch(stack, row))
+            if hasattr(detector, "examine"):
+                self.examine = detector.compile_inference(detector.examine)
+                self.examined = (
+                    {name: np.asarray(values)[:EXAMINED] for name, values in batch.items()}
+                    if isinstance(batch, dict)
+                    else np.asarray(batch)[:EXAMINED]
+                )
+        if hasattr(detector, "reconstruct"):
             if hasattr(detector, "held_out_losses"):
                 self.batch = {name: np.asarray(values) for name, values in batch.items()}
                 self.losses = detector.compile_inference(detector.held_out_losses)
@@ -224,7 +234,7 @@ class Measurements:
             self.store(*scoring.score_category(self.detector, self.arrays, self.normals), epoch)
         if epoch in self.epochs:
             self.add_point(epoch)
-        return self.held_out()
+        return self.held_out() | self.health()
 
     def held_out(self):
         """Mean absolute errors of fixed held-out patches in [-1, 1] and of fixed latents, where the method has them.
@@ -241,6 +251,10 @@ class Measurements:
         if hasattr(self.detector, "latent_error"):
             found["latent_mae"] = self.detector.latent_error()
         return found
+
+    def health(self):
+        """`evaluation.health.indicators` of held-out normals, where the method has a discriminator."""
+        return health.indicators(**self.examine(self.examined)) if self.examine else {}
 
     def add_point(self, epoch):
         """Scores the test set at `profile.curve_stride` and appends to curve.csv."""

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tiny_methods import TINY
 
 from ganspect.data.patches import stack_images
+from ganspect.evaluation.health import indicators
 from ganspect.training.callbacks import Recorder
 from ganspect.training.checkpoint import Position, load_state
 from ganspect.training.fit import fit
@@ -194,3 +195,20 @@ def test_every_score_map_and_panel_of_an_image(tiny, textures):
     assert found["reconstruction"].shape == image.shape and np.abs(found["reconstruction"]).max() <= 1
     for drawn in detector.generated(*image.shape[:2]) if hasattr(detector, "generated") else ():
         assert drawn.ndim == 3 and drawn.shape[-1] == image.shape[-1] and np.abs(drawn).max() <= 1
+
+
+def test_the_discriminator_is_examined_on_held_out_images(tiny):
+    """In inference mode, on images of one range, the same at every call; a method without D has nothing to say."""
+    detector = tiny.build()
+    if not hasattr(detector, "discriminator"):
+        assert not hasattr(detector, "examine")
+        return
+    examine = detector.compile_inference(detector.examine)
+    batch = {k: np.asarray(v) for k, v in tiny.batch().items()} if tiny.regions else np.asarray(tiny.batch())
+    before = numbers(detector.state)
+    found, again = examine(batch), examine(batch)
+    assert all(equal(before, numbers(detector.state))) and all(equal(found.values(), again.values()))
+    count = len(batch["images"] if tiny.regions else batch)
+    assert found["real"].shape == found["fake"].shape == (count,) and np.std(found["made"]) > 0
+    assert found["images"].shape == found["made"].shape and np.abs(found["made"]).max() <= 1
+    assert 0 <= indicators(**found)["d_auroc"] <= 1 and indicators(**found)["diversity"] > 0
