@@ -127,7 +127,7 @@ def reproduce(options):
     try:
         found = plan.find_data(options.data_root, options.runs_dir)
         found = plan.add_stand_ins(papers, found, options.runs_dir, options.categories)
-        chosen = {p: plan.cells_of(p, profile, found, options) for p in papers}
+        chosen = plan.cells_of(papers, profile, found, options)
     except (DataError, ValueError) as error:
         return _refuse(str(error))
     cells = [cell for some in chosen.values() for cell in some]

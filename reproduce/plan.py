@@ -1,5 +1,6 @@
 """Which data are at hand, which cells a command means, and what they will cost."""
 
+import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -49,18 +50,34 @@ def add_stand_ins(papers, found, runs, categories=None):
     return {**found, **{("synthetic", name): root / name for name in missing}}
 
 
-def cells_of(paper, profile, found, options):
-    """The cells of one paper that the options choose; see `cells.expand`."""
-    return expand(
-        paper,
-        profile,
-        found,
-        methods=options.methods,
-        categories=options.categories,
-        tables=options.tables,
-        seeds=options.seeds,
-        overrides=options.set,
-    )
+def cells_of(papers, profile, found, options):
+    """`{paper's script: its cells that the options choose}`; see `cells.expand`.
+
+    Of several papers, a method, category or table has to be of one of them only.
+
+    Raises:
+        ValueError: a name that none of them has, a wrong override, or settings that a method refuses.
+    """
+    names_of = {
+        "methods": lambda paper: list(paper.METHODS),
+        "categories": lambda paper: [s.category for s in (*paper.SUBJECTS, *paper.SYNTHETIC)],
+        "tables": lambda paper: list(paper.TABLES),
+        "set": lambda paper: [f.name for m in paper.METHODS.values() for f in dataclasses.fields(m.config)],
+    }
+    chosen = {}
+    for paper in papers:
+        asked = {}
+        for option, names in names_of.items():
+            own, every = names(paper), [name for other in papers for name in names(other)]
+            given = getattr(options, option) or ()
+            # What no paper has is left in: `expand` says so.
+            asked[option] = [x for x in given if (name := x.partition("=")[0]) in own or name not in every]
+        if any(getattr(options, option) and not asked[option] for option in ("methods", "categories", "tables")):
+            chosen[paper] = []
+            continue
+        overrides = asked.pop("set")
+        chosen[paper] = expand(paper, profile, found, seeds=options.seeds, overrides=overrides, **asked)
+    return chosen
 
 
 def nothing_to_run(papers, found, data_root):
