@@ -16,10 +16,18 @@ from ganspect.training.fit import fit
 from ganspect.training.run import Run
 
 
-# DRAEM has GRD-Net's U-Net and scores: the costliest of all to compile, it is checked before a release.
-@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name == "draem")) for name in TINY])
+def methods(*costly):
+    """The names of all methods, these to be checked before a release."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in costly)) for name in TINY]
+
+
+# DRAEM has GRD-Net's U-Net and scores, and is the costliest of all to compile.
+@pytest.fixture(params=methods("draem"))
 def tiny(request):
     return TINY[request.param]
+
+
+compiles = pytest.mark.parametrize("tiny", methods("draem", "grdnet", "fanogan"), indirect=True)
 
 
 def numbers(variables):
@@ -86,6 +94,7 @@ def test_a_phase_changes_nothing_but_what_it_trains(tiny):
             assert all(equal(numbers(optimizer.variables), slots[name])) == (tiny.phases.get(name) != phase)
 
 
+@compiles
 def test_graph_step_equals_eager_step(tiny):
     """And sums no three gradients in one op, whose order would change from call to call (`models.fixed_order`)."""
     for phase in tiny.every_phase:
@@ -115,6 +124,7 @@ def test_equal_configs_repeat_to_the_bit_and_other_seeds_differ(tiny):
         assert logs[0][0] != logs[2][0]
 
 
+@compiles
 def test_resumed_equals_uninterrupted_to_the_bit(tiny, textures, tmp_path):
     """The folder of a run as a kill after the first of two epochs leaves it is continued by a new detector."""
     stack, sizes = stack_images(tiny.training_images(tiny.photographs(textures)))

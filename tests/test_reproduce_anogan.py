@@ -145,6 +145,7 @@ def test_a_bound_in_the_text_is_judged_as_one():
     assert tables.verdict(found | {"value": 0.9}, printed, tables.Limits(other_data=True)) == "other data"
 
 
+@pytest.mark.slow
 def test_a_tiny_run_from_the_command_line(tmp_path):
     """Both methods on the synthetic clouds: rows, scores of training images, plots, nothing trained again."""
     line = [sys.executable, "-m", "ganspect.reproduce.cli", "reproduce", "anogan_ganomaly", "--categories", "cloud"]
