@@ -183,7 +183,7 @@ def _run_grid(chosen, found, errors, options, console):
     display = ConsoleDisplay(console, len(cells))
     for outcome in unusable:
         display.ended(outcome)
-    preload = ["ganspect.reproduce.runner", *(paper.__name__ for paper in chosen)]
+    preload = ["ganspect.reproduce.preload", *(paper.__name__ for paper in chosen)]
     locks = Path(options.runs_dir) / work.LOCKS
     return unusable + Grid(tasks, work.work, locks, options.jobs, display, preload, work.crashed).run()
 
@@ -332,18 +332,12 @@ def _refuse(message):
 
 
 def _quiet_backend(threads):
-    """Sets the threads and imports the backend without its start-up notes, which no variable turns off altogether."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    """Sets the threads and imports the backend."""
     if threads:
         os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(threads)
-    stderr, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
-    try:
-        import keras  # noqa: F401
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nothing)
+    from ganspect.training.quiet import import_backend
+
+    import_backend()
 
 
 if __name__ == "__main__":

@@ -47,3 +47,12 @@ def tiny():
     from tiny_methods import TINY
 
     return TINY["fcbigan"].build()
+
+
+@pytest.fixture
+def without_tensorflow(tmp_path):
+    """Environment of a machine that has JAX alone: in no process that starts in it can TensorFlow be imported."""
+    folder = tmp_path / "blocked"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text("import sys\nsys.modules['tensorflow'] = None\n")
+    return {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(folder)}

@@ -170,18 +170,26 @@ def test_from_the_command_line(methods, tmp_path):
 
 
 @pytest.mark.slow
-def test_packs_train_and_score_on_jax_without_tensorflow(tmp_path):
+def test_packs_train_and_score_on_jax_without_tensorflow(tmp_path, without_tensorflow):
     """The way to a GPU machine that has JAX alone: packed larger than the network's images, resized when loaded."""
     from ganspect.data.commands import pack
     from ganspect.data.synthetic import make
 
     made = make(tmp_path / "data", ("object",), size=64, train=8, good=2, per_defect=1)
     pack(made / "object", tmp_path / "packs", size=None)
-    blocked = "import sys; sys.modules['tensorflow'] = None; from ganspect.reproduce.cli import main; sys.exit(main())"
-    line = [sys.executable, "-c", blocked, "reproduce", "cbigan", "--profile", "smoke", "--methods", "cbigan"]
+    line = [
+        sys.executable,
+        "-m",
+        "ganspect.reproduce.cli",
+        "reproduce",
+        "cbigan",
+        "--profile",
+        "smoke",
+        "--methods",
+        "cbigan",
+    ]
     line += ["--data-root", str(tmp_path / "packs"), "--runs-dir", str(tmp_path / "runs"), *TINY]
-    environment = {**os.environ, "KERAS_BACKEND": "jax"}
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(line, env=without_tensorflow, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     (cell,) = plan.every_cell(cbigan, tmp_path / "runs")
     run = Run(cell.folder(tmp_path / "runs"))

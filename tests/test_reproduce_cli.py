@@ -286,25 +286,23 @@ def test_packs_give_the_same_scores_as_folders(finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_packs_train_and_score_on_jax_without_tensorflow(finished, tmp_path):
+def test_packs_train_and_score_on_jax_without_tensorflow(finished, tmp_path, without_tensorflow):
     """The way to a GPU machine that has JAX alone: pack here, reproduce there; killed and resumed as well."""
     root, arguments, _ = finished
     assert command("data", "pack", root / "synthetic" / "fibres", tmp_path / "packs").returncode == 0
-    blocked = "import sys; sys.modules['tensorflow'] = None; from ganspect.reproduce.cli import main; sys.exit(main())"
     packed = [str(tmp_path / "packs" if a == root else a) for a in arguments]
-    line = [sys.executable, "-c", blocked, *packed, "--runs-dir", str(tmp_path / "runs")]
-    environment = {**os.environ, "KERAS_BACKEND": "jax"}
-    process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL)
+    line = [sys.executable, "-m", "ganspect.reproduce.cli", *packed, "--runs-dir", str(tmp_path / "runs")]
+    process = subprocess.Popen(line, env=without_tensorflow, stdout=subprocess.DEVNULL)
     history = run_folder(tmp_path / "runs") / "history.csv"
     while not (history.exists() and history.read_text().count("\n") > 2):
         assert process.poll() is None
         time.sleep(0.005)
     process.kill()
     process.wait()
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(line, env=without_tensorflow, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0 and "continues after epoch" in done.stdout, done.stderr
     straight = [a if a != str(tmp_path / "runs") else str(tmp_path / "straight") for a in line]
-    assert subprocess.run(straight, env=environment, capture_output=True, timeout=600).returncode == 0
+    assert subprocess.run(straight, env=without_tensorflow, capture_output=True, timeout=600).returncode == 0
     (arrays, scores, _), (expected, right, _) = stored(tmp_path / "runs"), stored(tmp_path / "straight")
     for name in arrays:
         np.testing.assert_array_equal(arrays[name], expected[name], err_msg=name)
