@@ -48,21 +48,21 @@ def warnings(rows):
     ranks, ratios = (_last(rows, name) for name in ("d_auroc", "diversity"))
     if ranks and min(ranks) >= TELLS_ALL:
         found.append(
-            f"the discriminator tells all held-out images from generated ones (AUROC {min(ranks):.3f} or more in the "
+            f"the discriminator tells all held-out images from generated ones (AUROC at least {min(ranks):.3f} in the "
             f"last {len(ranks)} epochs): its loss teaches the generator little"
         )
     if ratios and max(ratios) <= COLLAPSED:
         found.append(
-            f"mode collapse: generated images differ {max(ratios):.3f} times as much as held-out ones, or less, in the "
+            f"mode collapse: generated images differ at most {max(ratios):.3f} times as much as held-out ones in the "
             f"last {len(ratios)} epochs"
         )
     return found
 
 
 def _last(rows, name):
-    """The values of the last epochs; none unless all of them have one."""
+    """The values of the last epochs; none unless there are so many and all of them have one."""
     values = [row.get(name) for row in rows[-LAST:]]
-    return [float(v) for v in values] if values and all(v not in (None, "") for v in values) else []
+    return [float(v) for v in values] if len(values) == LAST and all(v not in (None, "") for v in values) else []
 
 
 def _difference(images):

@@ -32,6 +32,7 @@ def test_warnings_need_several_epochs_that_agree():
     well = {"epoch": "1", "d_auroc": "0.8", "diversity": "0.9"}
     bad = {"epoch": "2", "d_auroc": "0.995", "diversity": "0.02"}
     assert warnings([]) == warnings([{"epoch": "1"}]) == warnings([well] * 9) == []
+    assert warnings([bad] * (LAST - 1)) == []
     assert warnings([bad] * LAST + [well]) == warnings([bad] * (LAST - 1) + [{"epoch": "9"}]) == []
     both = warnings([well] * 3 + [bad] * LAST)
     assert len(both) == 2 and "discriminator tells all" in both[0] and "mode collapse" in both[1] and "0.020" in both[1]
