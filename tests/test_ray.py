@@ -139,7 +139,7 @@ def straight(tmp_path_factory):
     small_set(root)
     choice = ("--methods", "fcbigan", "--seeds", 0, 1)
     arguments = ("reproduce", "fcbigan", "--profile", "smoke", "--threads", 1, *choice, "--data-root", root)
-    arguments += (*TINY, "epochs=24")
+    arguments += (*TINY, "epochs=14")
     done = command(*arguments, "--jobs", 2, "--runs-dir", root / "runs")
     assert done.returncode == 0, done.stderr
     return root, arguments
@@ -180,7 +180,7 @@ def test_on_a_cluster_that_loses_one_half_way_everything_is_as_without_ray(strai
     finally:
         cluster.shutdown()
     sessions = json.loads((run_folder(tmp_path, seed) / "manifest.json").read_text())["sessions"]
-    assert len(sessions) == 2 and sessions[1]["epoch"] >= 6
+    assert len(sessions) == 2 and sessions[1]["epoch"] >= 5  # the history is written before the checkpoint
     for number in (0, 1):
         (arrays, scores, metrics), (expected, right, measured) = stored(tmp_path, number), stored(root / "runs", number)
         assert set(arrays) == set(expected) and scores == right and metrics == measured
