@@ -55,6 +55,8 @@ def add_reproduce(commands):
     command.add_argument("--only-failed", action="store_true", help="run only the cells that failed before")
     command.add_argument("--threads", type=int, metavar="N", help="processor threads for one training")
     command.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at once, the cores shared; default: 1")
+    command.add_argument("--ray", metavar="ADDRESS", help="run the cells on a Ray cluster, or on this machine: local")
+    command.add_argument("--gpus-per-cell", type=float, default=0, metavar="N", help="with --ray; default: 0")
     command.add_argument("--plan", action="store_true", help="print the cells, time, disk and memory, and stop")
     command.set_defaults(run=reproduce)
 
@@ -117,7 +119,10 @@ def reproduce(options):
     console = _console()
     if options.jobs < 1:
         return _refuse("--jobs takes 1 or more")
-    threads = options.threads or (max(1, len(os.sched_getaffinity(0)) // options.jobs) if options.jobs > 1 else None)
+    if problem := _ray_problem(options):
+        return _refuse(problem)
+    shared = options.jobs > 1 or options.ray  # Ray counts the processors of a cell, and hands out no others
+    threads = options.threads or (max(1, len(os.sched_getaffinity(0)) // options.jobs) if shared else None)
     _quiet_backend(threads)
     from ganspect.data.samples import DataError
     from ganspect.reproduce import plan
@@ -139,6 +144,7 @@ def reproduce(options):
     from ganspect.reproduce import report as pages
     from ganspect.reproduce import runner
     from ganspect.training.grid import Interrupted
+    from ganspect.training.ray_grid import NoRay
 
     errors, remarks = runner.check_data(cells, found)
     if remarks:
@@ -153,6 +159,8 @@ def reproduce(options):
     except Interrupted:
         print("interrupted: the same command continues where it stopped", file=sys.stderr)
         return INTERRUPTED
+    except NoRay as error:
+        return _refuse(str(error))
     for paper in papers:
         pages.write(paper, plan.every_cell(paper, options.runs_dir), options.runs_dir, console)
     return _conclude(outcomes, console)
@@ -163,6 +171,7 @@ def _run_grid(chosen, found, errors, options, console):
     from ganspect.reproduce import plan, work
     from ganspect.reproduce.display import ConsoleDisplay
     from ganspect.training.grid import Grid, Outcome
+    from ganspect.training.ray_grid import RayGrid
     from ganspect.training.run import Run
 
     cells = [(paper, cell) for paper, some in chosen.items() for cell in some]
@@ -185,7 +194,27 @@ def _run_grid(chosen, found, errors, options, console):
         display.ended(outcome)
     preload = ["ganspect.reproduce.preload", *(paper.__name__ for paper in chosen)]
     locks = Path(options.runs_dir) / work.LOCKS
+    if options.ray:
+        room = (options.ray, options.jobs, options.threads, options.gpus_per_cell)
+        return unusable + RayGrid(tasks, work.work, locks, *room, display, work.crashed).run()
     return unusable + Grid(tasks, work.work, locks, options.jobs, display, preload, work.crashed).run()
+
+
+def _ray_problem(options):
+    """Why cells cannot be run on Ray as asked; None where they can, or are not to be."""
+    from ganspect.training.ray_grid import NoRay, import_ray
+
+    gpus = options.gpus_per_cell
+    if gpus and not options.ray:
+        return "--gpus-per-cell needs --ray"
+    if gpus < 0 or (gpus > 1 and gpus % 1):
+        return "--gpus-per-cell takes a share of one GPU, or a whole number of them"
+    try:
+        if options.ray:
+            import_ray()
+    except NoRay as error:
+        return f"--ray: {error}"
+    return None
 
 
 def _conclude(outcomes, console):

@@ -22,9 +22,10 @@ def do(payload, attempt, channel):
         return "failed", "two\nlines"
     if what == "sleep":
         time.sleep(0.5)
-    if what == "wait":
+    if what == "wait" or (what == "wait once" and not attempt):
         try:
-            time.sleep(60)
+            for _ in range(600):
+                time.sleep(0.1)  # Ray's interrupt does not end a sleep
         except KeyboardInterrupt:
             time.sleep(0.3)  # what is saved
             with open(path, "a", encoding="utf-8") as file:

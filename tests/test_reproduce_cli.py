@@ -52,13 +52,13 @@ def small_set(root, size=64, count=6):
     return make(root, ("fibres",), size=size, train=count, good=2, per_defect=1)
 
 
-def run_folder(runs):
-    return runs / "fcbigan" / "synthetic" / "fcbigan" / "fibres" / "seed_0"
+def run_folder(runs, seed=0):
+    return runs / "fcbigan" / "synthetic" / "fcbigan" / "fibres" / f"seed_{seed}"
 
 
-def stored(runs):
+def stored(runs, seed=0):
     """Everything of a finished run that must not depend on being interrupted."""
-    folder = run_folder(runs)
+    folder = run_folder(runs, seed)
     with np.load(folder / "checkpoints" / "last.npz") as checkpoint:
         arrays = {name: checkpoint[name] for name in checkpoint.files}
     scores = sorted(p.read_text() for p in folder.glob("scores_*.csv"))
@@ -88,6 +88,18 @@ def test_unknown_names_and_settings_are_refused(tmp_path):
     for wrong in (("--categories", "hazelnut"), ("--methods", "gan"), ("--set", "widht=3"), ("--data-root", "missing")):
         done = inline("reproduce", "fcbigan", "--runs-dir", tmp_path / "runs", *wrong, cwd=tmp_path)
         assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+
+
+def test_ray_is_refused_where_it_is_not_installed_or_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    reasons = {
+        ("--ray", "local"): 'Ray is not installed: pip install "ganspect[ray]"',
+        ("--gpus-per-cell", "1"): "--gpus-per-cell needs --ray",
+        ("--ray", "local", "--gpus-per-cell", "1.5"): "a whole number of them",
+    }
+    for wrong, reason in reasons.items():
+        done = inline("reproduce", "fcbigan", "--runs-dir", tmp_path / "runs", *wrong, cwd=tmp_path)
+        assert done.returncode == 1 and reason in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
 def test_plan_prints_and_stops(tmp_path):
