@@ -37,3 +37,4 @@ benchmark: $(VENV)/tested
 	$(BIN)/python benchmarks/dense_map.py
 	$(BIN)/python benchmarks/patch_pipeline.py
 	$(BIN)/python benchmarks/corruption.py
+	$(BIN)/python benchmarks/repeatable_steps.py

@@ -58,6 +58,12 @@ class Detector(keras.Model):
         """The same standard normal latents at every call: float32 `[count, *shape]`."""
         return np.random.default_rng(self.config.seed).standard_normal((count, *shape), dtype="float32")
 
+    def examine_images(self, images, made):
+        """What `examine` returns of a D that takes images alone and gives logits `[B, 1]`, or alike, and features."""
+        real, _ = self.discriminator(images, training=False)
+        fake, _ = self.discriminator(made, training=False)
+        return {"real": ops.reshape(real, (-1,)), "fake": ops.reshape(fake, (-1,)), "images": images, "made": made}
+
     def phase_at(self, epoch):
         """The phase of an epoch, counted from 0; the training loops set `phase` to it before the epoch."""
         return None

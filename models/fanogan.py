@@ -288,9 +288,7 @@ class FAnoGAN(Detector):
         """D's outputs on a batch and on what G makes, for its health: see `Detector`."""
         images = ops.convert_to_tensor(images)
         made = self.generator(self.fixed_latents(images.shape[0], self.config.latent_size), training=False)
-        real, _ = self.discriminator(images, training=False)
-        fake, _ = self.discriminator(made, training=False)
-        return {"real": real[:, 0], "fake": fake[:, 0], "images": images, "made": made}
+        return self.examine_images(images, made)
 
     def sample(self, count, seed=0):
         """Generated images, G on its moving statistics: float32 `[count, p, p, C]` in [-1, 1]."""

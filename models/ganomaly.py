@@ -283,9 +283,7 @@ class GANomaly(Detector):
         """D's outputs on a batch and on what G makes, for its health: see `Detector`."""
         images = ops.convert_to_tensor(images)
         made = self.reconstruct(images)
-        real, _ = self.discriminator(images, training=False)
-        fake, _ = self.discriminator(made, training=False)
-        return {"real": ops.reshape(real, (-1,)), "fake": ops.reshape(fake, (-1,)), "images": images, "made": made}
+        return self.examine_images(images, made)
 
     def image_scores(self, images, training=False):
         """What the scores of each image are made of.

@@ -335,9 +335,7 @@ class GRDNet(SegmentingDetector):
         """D's outputs on a batch and on what G makes, for its health: see `Detector`."""
         images = ops.convert_to_tensor(batch["images"])
         made = self.reconstruct(ops.convert_to_tensor(batch["corrupted"]))
-        real, _ = self.discriminator(images, training=False)
-        fake, _ = self.discriminator(made, training=False)
-        return {"real": real[:, 0], "fake": fake[:, 0], "images": images, "made": made}
+        return self.examine_images(images, made)
 
     def rates(self, rows):
         """Learning rate of each optimiser for the epoch after those of history.csv, `rows` (eq. 7; monitor: 2j)."""

@@ -32,7 +32,7 @@ class ConsoleDisplay(Display):
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def begun(self, task, again):
-        if self.bars:
+        if self.bars and task not in self.rows:
             self.rows[task] = self.bars.add_task(task.name, total=1.0, text="starts")
 
     def progress(self, task, done, text, left):

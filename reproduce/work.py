@@ -102,9 +102,9 @@ def crashed(told, message):
 
 
 def unusable(told, message):
-    """Stores that a cell's data cannot be used; what is finished, or at work elsewhere, stays as it is."""
+    """Stores that a cell's data cannot be used; of one at work elsewhere nothing is stored."""
     lock = lock_of(told.runs / LOCKS, task(told, 0.0).key)
-    if told.run.status["state"] != "finished" and lock.acquire():
+    if lock.acquire():
         try:
             raise DataError(told.path, message)
         except DataError:
@@ -113,7 +113,9 @@ def unusable(told, message):
 
 
 def note(run, state, **details):
-    """Sets a run's status; on a disk that takes no more the old one stays."""
+    """Sets a run's status. A finished one stays finished: what it left is whole; so does any on a full disk."""
+    if run.status["state"] == "finished":
+        return
     try:
         run.set_status(state, **details)
     except OSError as error:

@@ -35,14 +35,28 @@ class Noted(Display):
         self.ends.append(outcome.task.name)
 
 
-def grid(tmp_path, *whats, keys=None, **options):
+def grid(tmp_path, *whats, keys=None, engine=Grid, **options):
     """A grid of one task for each of `whats`, and its display."""
     display = Noted()
     tasks = [
         Task(f"{i} {what}", keys[i] if keys else str(i), (tmp_path / "notes.txt", what), tmp_path / f"{i}.log")
         for i, what in enumerate(whats)
     ]
-    return Grid(tasks, grid_jobs.do, tmp_path / "locks", display=display, **options), display
+    return engine(tasks, grid_jobs.do, tmp_path / "locks", display=display, **options), display
+
+
+def holder_of(path):
+    """A process that holds a lock until it is told a line."""
+    line = f"""
+import sys
+from ganspect.training.locks import Lock
+with Lock({str(path)!r}):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+    holder = subprocess.Popen([sys.executable, "-c", line], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == b"held\n"
+    return holder
 
 
 def notes(tmp_path):
@@ -82,15 +96,7 @@ def test_jobs_run_side_by_side_but_those_of_one_key_in_turn(tmp_path):
 
 def test_a_cell_that_another_process_trains_is_waited_for(tmp_path):
     other = lock_of(tmp_path / "locks", "0")
-    line = f"""
-import time, sys
-from ganspect.training.locks import Lock
-with Lock({str(other.path)!r}):
-    print("held", flush=True)
-    sys.stdin.readline()
-"""
-    holder = subprocess.Popen([sys.executable, "-c", line], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert holder.stdout.readline() == b"held\n"
+    holder = holder_of(other.path)
     run, display = grid(tmp_path, "go", "go")
     threading.Timer(1.0, lambda: holder.communicate(b"\n")).start()
     found = run.run()

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -14,11 +12,11 @@ import pytest
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # read at import; a cluster of this test has no other users
 ray = pytest.importorskip("ray")
 
-import grid_jobs  # noqa: E402
-from test_grid import Noted, notes  # noqa: E402
+import test_grid  # noqa: E402
+from test_grid import holder_of, notes  # noqa: E402
 from test_reproduce_cli import TINY, command, run_folder, small_set, started, stored, wait_for  # noqa: E402
 
-from ganspect.training.grid import Interrupted, Task, lock_of  # noqa: E402
+from ganspect.training.grid import Interrupted, lock_of  # noqa: E402
 from ganspect.training.ray_grid import RETRIES, NoRay, RayGrid  # noqa: E402
 
 pytestmark = [
@@ -35,14 +33,9 @@ def found_by_workers(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
 
 
-def grid(tmp_path, *whats, keys=None, **options):
+def grid(tmp_path, *whats, **options):
     """A grid on Ray of one task for each of `whats`, and its display."""
-    display = Noted()
-    tasks = [
-        Task(f"{i} {what}", keys[i] if keys else str(i), (tmp_path / "notes.txt", what), tmp_path / f"{i}.log")
-        for i, what in enumerate(whats)
-    ]
-    return RayGrid(tasks, grid_jobs.do, tmp_path / "locks", display=display, **options), display
+    return test_grid.grid(tmp_path, *whats, engine=RayGrid, **options)
 
 
 def test_cells_that_die_raise_or_fail_do_not_stop_the_others(tmp_path):
@@ -70,15 +63,7 @@ def test_cells_that_die_raise_or_fail_do_not_stop_the_others(tmp_path):
 
 def test_cells_wait_for_one_key_and_for_another_process(tmp_path):
     other = lock_of(tmp_path / "locks", "other")
-    line = f"""
-import sys
-from ganspect.training.locks import Lock
-with Lock({str(other.path)!r}):
-    print("held", flush=True)
-    sys.stdin.readline()
-"""
-    holder = subprocess.Popen([sys.executable, "-c", line], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert holder.stdout.readline() == b"held\n"
+    holder = holder_of(other.path)
     run, display = grid(tmp_path, "sleep", "sleep", "go", keys=["one", "one", "other"], jobs=3)
     display.say = lambda text: (display.lines.append(text), holder.communicate(b"\n"))
     assert [o.state for o in run.run()] == ["finished"] * 3

@@ -8,7 +8,7 @@ import pytest
 
 from ganspect.data.synthetic import make
 from ganspect.models import ganomaly
-from ganspect.reproduce import cbigan, cells, runner
+from ganspect.reproduce import cbigan, cells, runner, work
 from ganspect.training.checkpoint import save_state
 from ganspect.training.files import write_json
 from ganspect.training.run import Run
@@ -139,3 +139,18 @@ def test_a_copy_that_is_scored_again_says_where_it_is_from(grid):
     assert scored and again.manifest["copied_from"] == "cbigan/synthetic/ganomaly/object/seed_0"
     assert json.loads((again.path / "config.json").read_text())["method"] == "ganomaly"
     assert ganomaly.GANomalyConfig(**SETTINGS).epochs == again.config["epochs"]
+
+
+def test_a_finished_run_stays_finished_whatever_happens_to_its_cell(tmp_path):
+    """As when its data can no longer be read, or Ctrl-C comes while it is looked at."""
+    finished, running = Run(tmp_path / "finished"), Run(tmp_path / "running")
+    finished.set_status("finished")
+    running.set_status("running", epoch=3)
+    for run in (finished, running):
+        work.note(run, "failed", message="no such file")
+    assert finished.status["state"] == "finished" and "message" not in finished.status
+    assert (running.status["state"], running.status["epoch"], running.status["message"]) == (
+        "failed",
+        3,
+        "no such file",
+    )

@@ -216,10 +216,8 @@ class Grid:
                 if kind == "say":
                     self.display.say(content[0])
                 elif kind == "update":
-                    child.done = content[0] if content[0] is not None else child.done
-                    if child.first is None and child.done is not None:
-                        child.first, child.since = child.done, time.monotonic()
-                    self.display.progress(child.task, child.done, content[1], self.left())
+                    child.pace.reached(content[0])
+                    self.display.progress(child.task, child.pace.done, content[1], self.left())
                 elif kind == "begun":
                     self.display.begun(child.task, bool(child.attempt))
                 else:
@@ -257,19 +255,37 @@ class Grid:
 
     def _take(self, task, child, state, message):
         crashes = tuple(self.crashes.get(task, ()))
-        outcome = Outcome(task, state, message, crashes, time.monotonic() - child.started)
+        outcome = Outcome(task, state, message, crashes, time.monotonic() - child.pace.started)
         self.outcomes.append(outcome)
         self.display.ended(outcome)
 
     def left(self):
         """Seconds until the grid ends, about: what each child has shown so far, and the plan's minutes of the rest."""
-        now, seconds = time.monotonic(), 60 * sum(task.minutes for task in self.pending)
-        for child in self.running.values():
-            if child.first is not None and child.done > child.first:
-                seconds += (now - child.since) / (child.done - child.first) * (1 - child.done)
-            else:
-                seconds += max(0, 60 * child.task.minutes - (now - child.started))
+        seconds = 60 * sum(task.minutes for task in self.pending)
+        seconds += sum(child.pace.left(child.task.minutes) for child in self.running.values())
         return seconds / self.jobs
+
+
+class Pace:
+    """How far a cell has come since it was started, and how long it takes yet."""
+
+    def __init__(self):
+        self.started, self.since, self.first, self.done = time.monotonic(), 0.0, None, None
+
+    def reached(self, done):
+        """It has come to this share of its training, 0..1; None where it does not say."""
+        if done is None:
+            return
+        self.done = done
+        if self.first is None:
+            self.first, self.since = done, time.monotonic()
+
+    def left(self, minutes):
+        """Seconds it takes yet, about: by its own pace, or while that is not known by the plan's minutes."""
+        now = time.monotonic()
+        if self.first is not None and self.done > self.first:
+            return (now - self.since) / (self.done - self.first) * (1 - self.done)
+        return max(0.0, 60 * minutes - (now - self.started))
 
 
 class _Child:
@@ -277,7 +293,7 @@ class _Child:
 
     def __init__(self, grid, task, attempt):
         self.task, self.attempt = task, attempt
-        self.started, self.since, self.first, self.done, self.end = time.monotonic(), 0.0, None, None, None
+        self.pace, self.end = Pace(), None
         self.pipe, theirs = grid.context.Pipe()
         arguments = (grid.work, task, attempt, grid.locks, theirs)
         self.process = grid.context.Process(target=_child, args=arguments, name=task.name)
@@ -308,10 +324,10 @@ def lock_of(locks, key):
 def _child(work, task, attempt, locks, pipe):
     """A child's life: its output to the log, the lock, the work, the end."""
     channel = PipeChannel(pipe)
-    log = _redirect(task.log)
+    log = redirect(task.log)
     faulthandler.enable(log)
     threading.Thread(target=_follow, args=(pipe,), daemon=True).start()
-    interrupt = _Interrupt()
+    interrupt = Interrupt()
     try:
         lock = lock_of(locks, task.key)
         if not lock.acquire():
@@ -334,7 +350,7 @@ def _child(work, task, attempt, locks, pipe):
     sys.stderr.flush()
 
 
-class _Interrupt:
+class Interrupt:
     """SIGINT and SIGTERM raise KeyboardInterrupt, once: what follows is not disturbed while it is handled."""
 
     received = None
@@ -349,7 +365,7 @@ class _Interrupt:
             raise KeyboardInterrupt(self.received)
 
 
-def _redirect(path):
+def redirect(path):
     """Appends standard output and error, those of C libraries too, to a file; returns it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = open(path, "a", encoding="utf-8")  # noqa: SIM115

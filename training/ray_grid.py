@@ -19,7 +19,7 @@ import threading
 import time
 from pathlib import Path
 
-from ganspect.training.grid import WAIT, Channel, Display, Interrupted, Outcome, _Interrupt, _redirect, lock_of
+from ganspect.training.grid import WAIT, Channel, Display, Interrupt, Interrupted, Outcome, Pace, lock_of, redirect
 from ganspect.training.locks import describe
 
 RETRIES = 2  # of a cell whose worker was lost, or whose work raised
@@ -204,8 +204,8 @@ class RayGrid:
                 cell.start(*content)
                 self.display.begun(cell.task, bool(cell.crashes))
             elif kind == "update":
-                cell.progress(content[0])
-                self.display.progress(cell.task, cell.done, content[1], self.left())
+                cell.pace.reached(content[0])
+                self.display.progress(cell.task, cell.pace.done, content[1], self.left())
 
     def _end(self, cell):
         """Takes the end of a task: what its work returned, or that Ray has given it up."""
@@ -235,7 +235,7 @@ class RayGrid:
         """Seconds until the grid ends, about, if as many cells as now run side by side."""
         cells = [cell for cell in self.running.values() if cell.begun]
         waiting = [*self.pending, *(cell.task for cell in self.running.values() if not cell.begun)]
-        seconds = 60 * sum(task.minutes for task in waiting) + sum(cell.left() for cell in cells)
+        seconds = 60 * sum(task.minutes for task in waiting) + sum(cell.pace.left(cell.task.minutes) for cell in cells)
         return seconds / max(1, len(cells))
 
 
@@ -245,7 +245,7 @@ class _Running:
     def __init__(self, task, news):
         self.task, self.news, self.reference, self.offset = task, news, None, 0
         self.begun, self.crashes, self.cause = False, [], ""
-        self.started, self.since, self.first, self.done = 0.0, 0.0, None, None
+        self.started, self.pace = 0.0, None
 
     def read(self):
         """The new lines of its news; a line that a worker was lost in the middle of is passed over."""
@@ -264,20 +264,7 @@ class _Running:
         """Its work has begun."""
         self.started = self.started if self.begun else time.monotonic()
         self.begun, self.cause = True, f"process {process} on {host} was lost"
-        self.first = self.done = None
-
-    def progress(self, done):
-        """Its work has come so far."""
-        self.done = self.done if done is None else done
-        if self.first is None and self.done is not None:
-            self.first, self.since = self.done, time.monotonic()
-
-    def left(self):
-        """Seconds it takes yet, about."""
-        now = time.monotonic()
-        if self.first is not None and self.done > self.first:
-            return (now - self.since) / (self.done - self.first) * (1 - self.done)
-        return max(0, 60 * self.task.minutes - (now - self.started))
+        self.pace = Pace()
 
 
 class FileChannel(Channel):
@@ -330,9 +317,9 @@ def _cell(work, task, locks, news, arguments):
     """A Ray task's life, in a worker of its own: its output to the log, the lock, the work."""
     channel = FileChannel(news)
     sys.argv = arguments  # the command that a run's manifest names
-    log = _redirect(task.log)
+    log = redirect(task.log)
     faulthandler.enable(log)
-    interrupt = _Interrupt()
+    interrupt = Interrupt()
     try:
         lock = _wait_for(lock_of(locks, task.key), channel)
         try:
