@@ -20,8 +20,8 @@ from ganspect.training.grid import lock_of
 pytestmark = pytest.mark.slow
 
 GRDNET = "epochs=30 width=2 image_size=32 patch_size=32 patch_stride=32"
-TINY = {  # method: its paper, a category, settings of thirty short epochs
-    "cbigan": ("cbigan", "weave", "epochs=30 cycles_per_epoch=10"),
+TINY = {  # method: its paper, a category, settings of many short epochs
+    "cbigan": ("cbigan", "weave", "epochs=120 cycles_per_epoch=10"),
     "ganomaly": ("cbigan", "object", "epochs=30 steps_per_epoch=5"),
     "fcbigan": ("fcbigan", "fibres", "epochs=30 width=4 patch_size=16 batch_size=4 patches_per_epoch=40 map_stride=8"),
     "f-anogan": ("fcbigan", "weave", "generator_steps_per_epoch=4 gan_epochs=15 encoder_epochs=15"),
@@ -120,7 +120,7 @@ def kill_at(moment, arguments, folder, runs, rng):
             wait_for(lambda: writing.exists() and any(p.endswith(".tmp") for p in os.listdir(writing)), process)
         else:
             wait_for(epoch_ended, process)
-        assert process.poll() is None, f"the training ended before it could be killed: {moment}"
+        assert child_of(runs / ".locks") == child, f"the training ended before it could be killed: {moment}"
         os.kill(child, signal.SIGKILL)
         process.kill()
     if moment == "checkpoint":
