@@ -176,7 +176,7 @@ class AnoGAN(Detector):
 
     def draw_latents(self, count):
         """z ~ N(0, I): float32 `[count, L]` from the model's own seed."""
-        return keras.random.normal((count, self.config.latent_size), seed=self.noise)
+        return self.drawn(keras.random.normal, count, self.config.latent_size)
 
     def step(self, images):
         """One batch: both networks learn from one forward pass, as in the study.

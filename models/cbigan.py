@@ -29,6 +29,7 @@ from keras import layers, ops
 
 from ganspect.models import losses
 from ganspect.models.detector import Detector
+from ganspect.models.devices import share
 
 STAGES = (16, 8, 4, 3, 2, 1)  # [code] filters of G's six blocks in units of the width; E and D have 1, 2, 3, 4, 8, 16
 POOLED = 5  # [code] of the six blocks of E and D, all but the last end in 2x2 average pooling
@@ -206,8 +207,8 @@ class CBiGAN(Detector):
 
     def draw(self, count):
         """z ~ N(0, I) `[count, L]` and epsilon ~ U(0, 1) `[count, 1]` from the model's own seed."""
-        z = keras.random.normal((count, self.config.latent_size), seed=self.noise)
-        return z, keras.random.uniform((count, 1), seed=self.noise)
+        z = self.drawn(keras.random.normal, count, self.config.latent_size)
+        return z, self.drawn(keras.random.uniform, count, 1)
 
     def step(self, images):
         """One cycle: `critic_steps` fresh batches for D, one more for G and E together, then their moving average.
@@ -257,19 +258,19 @@ class CBiGAN(Detector):
         mapping = {"eg_loss": ([self.generator, self.encoder], self.optimizers["mapping"])}
 
         def train_critic(x):
-            z, epsilon = self.draw(c.batch_size)
+            z, epsilon = self.draw(share(c.batch_size))
             return self.minimise(lambda: critic_losses(x, z, epsilon), critic)
 
         def train_mapping(x):
-            z, _ = self.draw(c.batch_size)
+            z, _ = self.draw(share(c.batch_size))
             return self.minimise(lambda: mapping_losses(x, z), mapping)
 
         def train_all(x):
-            z, epsilon = self.draw(c.batch_size)
+            z, epsilon = self.draw(share(c.batch_size))
             return self.minimise(lambda: critic_losses(x, z, epsilon) | mapping_losses(x, z), critic | mapping)
 
         images = ops.convert_to_tensor(images)
-        batches = ops.reshape(images, (c.batches_per_step, c.batch_size, *images.shape[1:]))
+        batches = ops.reshape(images, (c.batches_per_step, share(c.batch_size), *images.shape[1:]))
         steps = abs(c.critic_steps)
         if steps == 0:
             logs = self.each(train_all, batches)

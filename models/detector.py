@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from ganspect.models.devices import over_devices, own_rows, replicas
 from ganspect.models.fixed_order import fixed_order, turn_off_rewriting
 
 
@@ -53,6 +54,16 @@ class Detector(keras.Model):
 
     def calibrate(self, images, stride=None):
         """Sets what the scores need of held-out normal images, uint8 `[H, W, C]` each; nothing unless overridden."""
+
+    def drawn(self, distribution, count, *shape):
+        """Random numbers `[count, *shape]` from the model's own seed `noise`.
+
+        Args:
+            distribution: `keras.random.normal` or `uniform`.
+            count: images that this device has of the batch; all devices together draw what one would.
+            shape: of each.
+        """
+        return own_rows(distribution((count * replicas(), *shape), seed=self.noise))
 
     def fixed_latents(self, count, *shape):
         """The same standard normal latents at every call: float32 `[count, *shape]`."""
@@ -121,7 +132,7 @@ class Detector(keras.Model):
 
     def train_step(self, data):
         """One step under `model.fit` (TensorFlow); returns the running means of the epoch, of its phase's losses."""
-        losses = self.step(data)
+        losses = over_devices(self.step(data))
         for name, value in losses.items():
             self.loss_trackers[name].update_state(value)
         return {name: tracker.result() for name, tracker in self.loss_trackers.items() if name in losses}
@@ -136,6 +147,8 @@ class Detector(keras.Model):
 
         Returns:
             The dict.
+
+        On several devices (`models.devices`) the updates are by the gradients of the mean of their losses.
         """
         trained = {
             name: [v for network in networks for v in network.trainable_variables]
@@ -251,12 +264,14 @@ def _gradients(losses_fn, trained, state):
     if _backend() == "tensorflow":
         import tensorflow as tf
 
+        count = replicas()  # the gradients of all devices will be summed
         with tf.GradientTape(persistent=len(trained) > 1, watch_accessed_variables=False) as tape:
             for v in every:
                 tape.watch(v.value)
             losses = losses_fn()
+            minimised = losses if count == 1 else {k: losses[k] / count for k in trained}
         with fixed_order():
-            return {k: tape.gradient(losses[k], [v.value for v in vs]) for k, vs in trained.items()}, losses
+            return {k: tape.gradient(minimised[k], [v.value for v in vs]) for k, vs in trained.items()}, losses
     import jax
 
     ids = {id(v) for v in every}

@@ -35,6 +35,7 @@ from keras import layers, ops
 
 from ganspect.models import losses, maps
 from ganspect.models.detector import Detector
+from ganspect.models.devices import share
 
 PHASES = ("gan", "encoder")
 SCORES = ("anomaly", "residual")
@@ -225,8 +226,8 @@ class FAnoGAN(Detector):
 
     def draw(self, count):
         """z ~ N(0, I) `[count, L]` and epsilon ~ U(0, 1) `[count, 1]` from the model's own seed."""
-        z = keras.random.normal((count, self.config.latent_size), seed=self.noise)
-        return z, keras.random.uniform((count, 1), seed=self.noise)
+        z = self.drawn(keras.random.normal, count, self.config.latent_size)
+        return z, self.drawn(keras.random.uniform, count, 1)
 
     def step(self, images):
         """Phase "gan": each batch for D, then one update of G, which needs no images; phase "encoder": each for E.
@@ -264,7 +265,7 @@ class FAnoGAN(Detector):
             return {"e_loss": total, "reconstruction_mse": error, "feature_mse": feature_error}
 
         def train_critic(x):
-            z, epsilon = self.draw(c.batch_size)
+            z, epsilon = self.draw(share(c.batch_size))
             update = {"d_loss": ([self.discriminator], self.optimizers["discriminator"])}
             return self.minimise(lambda: critic_losses(x, z, epsilon), update)
 
@@ -272,11 +273,11 @@ class FAnoGAN(Detector):
             return self.minimise(lambda: encoder_losses(x), {"e_loss": ([self.encoder], self.optimizers["encoder"])})
 
         images = ops.convert_to_tensor(images)
-        batches = ops.reshape(images, (c.critic_steps, c.batch_size, *images.shape[1:]))
+        batches = ops.reshape(images, (c.critic_steps, share(c.batch_size), *images.shape[1:]))
         if self.phase == "encoder":
             return self.each(train_encoder, batches)
         logs = self.each(train_critic, batches)
-        z, _ = self.draw(c.batch_size)
+        z, _ = self.draw(share(c.batch_size))
         update = {"g_loss": ([self.generator], self.optimizers["generator"])}
         return logs | self.minimise(lambda: generator_loss(z), update)
 

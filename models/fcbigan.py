@@ -218,7 +218,7 @@ class FCBiGAN(Detector):
 
     def draw_latents(self, count, height=1, width=1):
         """z ~ N(0, I): float32 `[count, height, width, L]` from the model's own seed."""
-        return keras.random.normal((count, height, width, self.config.latent_size), seed=self.noise)
+        return self.drawn(keras.random.normal, count, height, width, self.config.latent_size)
 
     def step(self, images):
         """One batch, in the order of the author's code: D with a first z; then, with the new D and a second z, G and E.

@@ -3,6 +3,8 @@
 import numpy as np
 from keras import ops
 
+from ganspect.models.devices import over_devices
+
 SSIM_WINDOW, SSIM_DEVIATION = 11, 1.5  # pixels: Wang et al. 2004, DRAEM, GRD-Net
 
 
@@ -91,7 +93,7 @@ def feature_matching_to_mean(real, fake):
     Returns:
         Scalar, >= 0; above 0 even for `real == fake` where features differ between images.
     """
-    return mean_squared_error(real, ops.mean(fake, axis=0, keepdims=True))
+    return mean_squared_error(real, over_devices(ops.mean(fake, axis=0, keepdims=True)))
 
 
 def binary_cross_entropy(logits, target):

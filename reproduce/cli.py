@@ -57,6 +57,9 @@ def add_reproduce(commands):
     command.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at once, the cores shared; default: 1")
     command.add_argument("--ray", metavar="ADDRESS", help="run the cells on a Ray cluster, or on this machine: local")
     command.add_argument("--gpus-per-cell", type=float, default=0, metavar="N", help="with --ray; default: 0")
+    command.add_argument(
+        "--devices", default="1", metavar="N|cpu:N", help="GPUs to divide each training's batches between"
+    )
     command.add_argument("--plan", action="store_true", help="print the cells, time, disk and memory, and stop")
     command.set_defaults(run=reproduce)
 
@@ -116,11 +119,17 @@ def add_data(commands):
 
 def reproduce(options):
     """Plans, checks, trains, scores and reports."""
+    from ganspect.training.devices import Devices
+
     console = _console()
     if options.jobs < 1:
         return _refuse("--jobs takes 1 or more")
     if problem := _ray_problem(options):
         return _refuse(problem)
+    try:
+        options.devices = Devices.parse(options.devices)
+    except ValueError as error:
+        return _refuse(f"--devices: {error}")
     shared = options.jobs > 1 or options.ray  # Ray counts the processors of a cell, and hands out no others
     threads = options.threads or (max(1, len(os.sched_getaffinity(0)) // options.jobs) if shared else None)
     _quiet_backend(threads)

@@ -60,7 +60,7 @@ def run_cell(paper, cell, path, run, channel, options, title):
         path: of the category's data.
         run: `training.run.Run`.
         channel: `training.grid.Channel`.
-        options: with `force`, `only_failed`, `rescore`, `threads`.
+        options: with `force`, `only_failed`, `rescore`, `threads`, `devices`.
         title: of its lines.
 
     Returns:
@@ -70,6 +70,7 @@ def run_cell(paper, cell, path, run, channel, options, title):
         ConfigMismatch: the run folder was started with other settings.
         Diverged: now, or before.
         KeyboardInterrupt: SIGINT or SIGTERM came; the same command goes on.
+        NoDevices, ValueError: there are too few devices, or a batch does not divide between them.
     """
     import keras
 
@@ -90,7 +91,7 @@ def run_cell(paper, cell, path, run, channel, options, title):
         **{name: value for name, value in _shares(cell.profile).items() if value},
         "data": arrays.fingerprint,
     }
-    manifest = make_manifest(config.seed, arrays.fingerprint, options.threads, keras.backend.backend())
+    manifest = make_manifest(config.seed, arrays.fingerprint, options.threads, keras.backend.backend(), options.devices)
     defaults = {f.name: f.default for f in dataclasses.fields(config)}
     origin = None if options.force else shared.copy_finished(paper, cell, run, stored, defaults)
     status = run.status
@@ -102,17 +103,20 @@ def run_cell(paper, cell, path, run, channel, options, title):
         reason = status.get("message", "").removesuffix(AGAIN)
         raise training_callbacks.Diverged(reason + AGAIN)
     if finished:  # what trained it stays; code and data are those of today
-        names = ("command", "hardware", "threads", "date", "backend", "copied_from")
+        names = ("command", "hardware", "threads", "devices", "date", "backend", "copied_from")
         trained = {name: run.manifest[name] for name in names if name in run.manifest}
         manifest |= trained | {"trained_by": run.manifest.get("trained_by", run.manifest["commit"])}
     elif status["state"] == "trained" and "copied_from" in run.manifest:
-        names = ("hardware", "threads", "date", "backend", "copied_from")
-        manifest |= {name: run.manifest[name] for name in names} | {"trained_by": run.manifest["commit"]}
+        names = ("hardware", "threads", "devices", "date", "backend", "copied_from")
+        manifest |= {name: run.manifest[name] for name in names if name in run.manifest} | {
+            "trained_by": run.manifest["commit"]
+        }
         channel.say(f"{title}: training copied from {run.manifest['copied_from']}")
     for line in run.open(stored, manifest, defaults, position_of(run.checkpoint)):
         channel.say(f"{title}: {line}")
-    detector = method.build(config)
-    detector.compile()
+    with options.devices.scope():
+        detector = method.build(config)
+        detector.compile()
     kept, held_out = data_arrays.split_held_out(arrays)
     held_out = held_out if len(held_out) else kept
     if cell.profile.drawn:
@@ -125,7 +129,7 @@ def run_cell(paper, cell, path, run, channel, options, title):
     facts = {"train_images": len(chosen), "source_shape": data_arrays.smallest_image(path, *_key(cell))}
     held_out = training_images(method, arrays, thinned(held_out, cell.profile.normals))
     measurements = Measurements(paper, cell, detector, arrays, normals, held_out, facts, run)
-    train(method, detector, training_images(method, arrays, chosen), measurements, run, channel, title)
+    train(method, detector, training_images(method, arrays, chosen), measurements, run, channel, title, options.devices)
     shown = thinned(chosen, cell.profile.train) if cell.profile.train else ()
     score(paper, detector, arrays, measurements, shown, run, channel, title)
     return "finished"
@@ -152,8 +156,8 @@ def _shares(profile):
     return {"drawn": list(profile.drawn), "normals": profile.normals}
 
 
-def train(method, detector, images, measurements, run, channel, title):
-    """Trains from the last checkpoint, if there is one, to the end of the schedule."""
+def train(method, detector, images, measurements, run, channel, title, devices):
+    """Trains from the last checkpoint, if there is one, to the end of the schedule, on these `Devices`."""
     config = detector.config
     stack, sizes = stack_images(images)
     sampler = method.sampler(config, sizes)
@@ -172,7 +176,7 @@ def train(method, detector, images, measurements, run, channel, title):
     began = time.perf_counter()
     try:
         if not (early and early.is_over()):
-            fit(detector, stack, sampler, config.epochs, start, calls)
+            fit(detector, stack, sampler, config.epochs, start, calls, devices)
     finally:  # an interrupted part counts as well
         spent = run.status.get("training_seconds", 0) + time.perf_counter() - began
         run.set_status(run.status["state"], training_seconds=round(spent, 1))

@@ -321,9 +321,17 @@ def _common(paper, subject, protocol, run, metrics, changes, view):
         "data": data,
         "command": manifest["command"],
         "commit": (manifest["commit"] or "")[:12] + ("+changes" if manifest["dirty"] else ""),
-        "hardware": manifest["hardware"] + (f", {manifest['threads']} threads" if manifest["threads"] else ""),
+        "hardware": _hardware(manifest),
         "date": manifest["date"],
     }, note
+
+
+def _hardware(manifest):
+    """What trained a run: processor, threads where they were asked for, devices where there were several."""
+    parts = [manifest["hardware"]]
+    parts += [f"{manifest['threads']} threads"] if manifest["threads"] else []
+    parts += [f"{manifest['devices']} devices"] if manifest.get("devices", "1") != "1" else []
+    return ", ".join(parts)
 
 
 def _seconds(paper, method, subject, by_seed, view):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ganspect.data.images import DataError
 from ganspect.reproduce.cells import Cell
+from ganspect.training.devices import ONE, Devices
 from ganspect.training.files import remove_leftovers
 from ganspect.training.grid import Task, lock_of
 from ganspect.training.run import Run
@@ -25,7 +26,7 @@ class Order:
         path: of the category's data.
         runs: the runs folder.
         title: of its lines.
-        force, only_failed, rescore, threads: of the command.
+        force, only_failed, rescore, threads, devices: of the command.
     """
 
     paper: str
@@ -37,6 +38,7 @@ class Order:
     only_failed: bool = False
     rescore: bool = False
     threads: int | None = None
+    devices: Devices = ONE
 
     @property
     def run(self):
@@ -47,7 +49,7 @@ class Order:
 def order(paper, cell, path, runs, title, options):
     """The `Order` of a cell under the options of a command; paths are made absolute."""
     bare = dataclasses.replace(cell, profile=dataclasses.replace(cell.profile, settings={}))
-    flags = {name: getattr(options, name) for name in ("force", "only_failed", "rescore", "threads")}
+    flags = {name: getattr(options, name) for name in ("force", "only_failed", "rescore", "threads", "devices")}
     return Order(paper.__name__, bare, Path(path).resolve(), Path(runs).resolve(), title, **flags)
 
 

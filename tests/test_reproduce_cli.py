@@ -219,7 +219,7 @@ def test_finished_cells_are_kept_and_other_settings_refused(finished):
     other = command(*arguments, "reconstruction_weight=1", "--runs-dir", root / "runs")
     assert other.returncode == 1 and "reconstruction_weight: stored 0.1, asked 1.0" in other.stderr
     assert (run_folder(root / "runs") / "history.csv").stat().st_mtime_ns == before
-    assert command("report", "fcbigan", "--runs-dir", root / "runs").returncode == 0
+    assert inline("report", "fcbigan", "--runs-dir", root / "runs").returncode == 0
 
 
 def child_of(runs):
@@ -278,7 +278,7 @@ def test_a_failed_cell_does_not_stop_the_others(tmp_path):
     bad = tmp_path / "synthetic" / "fibres" / "train" / "good" / "000.png"
     bad.write_bytes(bad.read_bytes()[:99])
     arguments = (*"reproduce fcbigan --profile smoke --data-root".split(), tmp_path, *TINY, "epochs=1")
-    refused = command(*arguments, "--runs-dir", tmp_path / "runs")  # a patch size that f-AnoGAN does not take
+    refused = inline(*arguments, "--runs-dir", tmp_path / "runs")  # a patch size that f-AnoGAN does not take
     assert refused.returncode == 1 and "f-anogan" in refused.stderr and "patch_size must be 32 or 64" in refused.stderr
     assert "Traceback" not in refused.stderr and not (tmp_path / "runs").exists()
     done = command(*arguments, "--methods", "fcbigan", "--runs-dir", tmp_path / "runs")
@@ -287,6 +287,7 @@ def test_a_failed_cell_does_not_stop_the_others(tmp_path):
     assert status["state"] == "failed" and "000.png" in status["message"] and "Traceback" in status["traceback"]
 
 
+@pytest.mark.slow
 def test_packs_give_the_same_scores_as_folders(finished, tmp_path):
     root, arguments, _ = finished
     done = command("data", "pack", root / "synthetic" / "fibres", tmp_path / "packs")

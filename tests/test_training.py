@@ -6,8 +6,9 @@ import signal
 import keras
 import numpy as np
 import pytest
+from tiny_methods import TINY
 
-from ganspect.data.patches import PatchSampler, stack_images
+from ganspect.data.patches import stack_images
 from ganspect.models.fcbigan import FCBiGAN
 from ganspect.training.callbacks import Diverged, EarlyStop, Recorder, StopOnSignal
 from ganspect.training.checkpoint import CheckpointError, Position, load_state, position_of, save_state
@@ -20,22 +21,23 @@ def numbers(variables):
     return [keras.ops.convert_to_numpy(v) for v in variables]
 
 
-def trained(config, images, run, epochs, resume=False, callbacks=()):
+QUICK = TINY["anogan"]  # compiles fastest; three steps an epoch
+
+
+def trained(tiny, images, run, epochs, resume=False, callbacks=()):
     """A detector trained to `epochs`, from the run's checkpoint if `resume`; built anew, as a new process would."""
-    detector = FCBiGAN(config)
-    detector.compile()
-    stack, sizes = stack_images(images)
-    sampler = PatchSampler(sizes, config.patch_size, config.patches_per_epoch, config.batch_size, config.seed)
+    detector = tiny.build()
+    stack, sizes = stack_images(tiny.photographs(images))
+    sampler = tiny.sampler(sizes, detector.config)
     start = load_state(run.checkpoint, detector.state) if resume else Position()
     fit(detector, stack, sampler, epochs, start, [Recorder(run, start.epoch, sampler.steps), *callbacks])
     return detector
 
 
-def test_resume_restores_optimiser_slots_and_seeds(tiny_config, textures, tmp_path):
+def test_resume_restores_optimiser_slots_and_seeds(textures, tmp_path):
     run = Run(tmp_path)
-    before = trained(tiny_config, textures, run, 1)
-    fresh = FCBiGAN(tiny_config)
-    fresh.compile()
+    before = trained(TINY["fcbigan"], textures, run, 1)
+    fresh = TINY["fcbigan"].build()
     assert load_state(run.checkpoint, fresh.state) == Position(1)
     for name, optimizer in before.optimizers.items():
         assert int(optimizer.iterations) == 3
@@ -47,7 +49,7 @@ def test_resume_restores_optimiser_slots_and_seeds(tiny_config, textures, tmp_pa
 
 # In the second epoch; in the first; behind the last batch of one.
 @pytest.mark.parametrize("batches", [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 6))])
-def test_a_signal_leaves_a_checkpoint_of_its_batch(tiny_config, textures, tmp_path, batches):
+def test_a_signal_leaves_a_checkpoint_of_its_batch(textures, tmp_path, batches):
     """Stopped there, again in the batch after it, and resumed, it equals an uninterrupted training to the bit."""
 
     class Signal(keras.callbacks.Callback):
@@ -59,38 +61,38 @@ def test_a_signal_leaves_a_checkpoint_of_its_batch(tiny_config, textures, tmp_pa
                 signal.raise_signal(signal.SIGTERM)
 
     straight, run = Run(tmp_path / "straight"), Run(tmp_path / "parts")
-    expected = trained(tiny_config, textures, straight, 3)
+    expected = trained(QUICK, textures, straight, 3)
     before = signal.getsignal(signal.SIGTERM)
     for done in (batches, batches + 1):
         with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
-            trained(tiny_config, textures, run, 3, run.checkpoint.exists(), [Signal(), StopOnSignal(run.checkpoint, 3)])
+            trained(QUICK, textures, run, 3, run.checkpoint.exists(), [Signal(), StopOnSignal(run.checkpoint, 3)])
         assert position_of(run.checkpoint) == divmod(done, 3) and signal.getsignal(signal.SIGTERM) is before
         Signal.left = 1
-    found = trained(tiny_config, textures, run, 3, resume=True, callbacks=[StopOnSignal(run.checkpoint, 3)])
+    found = trained(QUICK, textures, run, 3, resume=True, callbacks=[StopOnSignal(run.checkpoint, 3)])
     for a, b in zip(expected.state, found.state, strict=True):
         np.testing.assert_array_equal(*numbers([a, b]), err_msg=a.path)
     rows = [[{**row, "seconds": ""} for row in r.read_table("history.csv")] for r in (straight, run)]
     assert rows[0] == rows[1] and len(rows[0]) == 3
 
 
-def test_weights_that_are_not_finite_are_not_stored(tiny_config, textures, tmp_path):
+def test_weights_that_are_not_finite_are_not_stored(textures, tmp_path):
     """A last batch may spoil the weights behind finite losses."""
     run = Run(tmp_path)
 
     class Poison(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             if batch == 2 and run.checkpoint.exists():
-                self.model.trunk.trainable_variables[0].assign(np.nan * self.model.trunk.trainable_variables[0])
+                self.model.generator.trainable_variables[0].assign(np.nan * self.model.generator.trainable_variables[0])
 
     with pytest.raises(Diverged, match="not finite after epoch 2; the checkpoint of epoch 1 is kept"):
-        trained(tiny_config, textures, run, 3, callbacks=[Poison()])
+        trained(QUICK, textures, run, 3, callbacks=[Poison()])
     with np.load(run.checkpoint) as stored:
         assert stored["epoch"] == 1 and all(np.isfinite(stored[name]).all() for name in stored.files)
 
 
-def test_a_row_beyond_the_checkpoint_is_cut_off(tiny_config, textures, tmp_path):
+def test_a_row_beyond_the_checkpoint_is_cut_off(textures, tmp_path):
     run = Run(tmp_path)
-    trained(tiny_config, textures, run, 2)
+    trained(QUICK, textures, run, 2)
     rows = run.read_table("history.csv")
     run.write_table("history.csv", [*rows, {**rows[-1], "epoch": 3}])  # a kill before the third checkpoint
     assert [r["epoch"] for r in Recorder(run, 2, 3).rows] == ["1", "2"]
@@ -115,18 +117,17 @@ def test_atomic_write_keeps_the_old_file_when_writing_fails(tmp_path):
     assert read_json(tmp_path / "none.json", 5) == 5
 
 
-def test_non_finite_losses_stop_training_and_keep_the_last_checkpoint(tiny_config, textures, tmp_path):
+def test_non_finite_losses_stop_training_and_keep_the_last_checkpoint(textures, tmp_path):
     run = Run(tmp_path)
 
     class Poison(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
             if epoch == 1:
-                self.model.trunk.trainable_variables[0].assign(np.nan * self.model.trunk.trainable_variables[0])
+                self.model.generator.trainable_variables[0].assign(np.nan * self.model.generator.trainable_variables[0])
 
     with pytest.raises(Diverged, match="epoch 2"):
-        trained(tiny_config, textures, run, 3, callbacks=[Poison()])
-    detector = FCBiGAN(tiny_config)
-    detector.compile()
+        trained(QUICK, textures, run, 3, callbacks=[Poison()])
+    detector = QUICK.build()
     assert load_state(run.checkpoint, detector.state) == Position(1)
     assert all(np.isfinite(v).all() for v in numbers(detector.variables))
 
@@ -139,17 +140,15 @@ def test_early_stopping_is_a_function_of_the_history(tmp_path):
     assert over == [False] * 6 + [True]  # the best that counts is epoch 4; epoch 1 is before the start
 
 
-def test_early_stopping_keeps_the_best_weights_and_resumes_to_the_same_stop(tiny_config, textures, tmp_path):
-    config = dataclasses.replace(tiny_config, epochs=9)
+def test_early_stopping_keeps_the_best_weights_and_resumes_to_the_same_stop(textures, tmp_path):
     errors = {1: 0.9, 2: 0.3, 3: 0.2, 4: 0.4, 5: 0.5, 6: 0.6}
     ends = []
     for name, stops in (("straight", (9,)), ("resumed", (4, 9))):
         run = Run(tmp_path / name)
         for epochs in stops:
-            detector = FCBiGAN(config)
-            detector.compile()
-            stack, sizes = stack_images(textures)
-            sampler = PatchSampler(sizes, 16, 12, 4, config.seed)
+            detector = QUICK.build()
+            stack, sizes = stack_images(QUICK.photographs(textures))
+            sampler = QUICK.sampler(sizes, detector.config)
             start = load_state(run.checkpoint, detector.state) if run.checkpoint.exists() else Position()
             recorder = Recorder(run, start.epoch, 3, lambda epoch: {"held_out_mae": errors[epoch]})
             early = EarlyStop(recorder, run.path / "best.npz", patience=2, start=2)

@@ -4,12 +4,14 @@ import keras
 import numpy as np
 
 from ganspect.data.patches import sampled_dataset
+from ganspect.models.devices import synchronised
 from ganspect.training.checkpoint import Position
+from ganspect.training.devices import ONE
 
 LONGEST_CALL = 100  # steps in one compiled call on an accelerator: enough to hide the host, few enough to see progress
 
 
-def fit(model, stack, sampler, epochs, start=0, callbacks=()):
+def fit(model, stack, sampler, epochs, start=0, callbacks=(), devices=ONE):
     """Trains a compiled `Detector` on the batches that a sampler draws, each epoch in its phase (`phase_at`).
 
     Args:
@@ -20,14 +22,23 @@ def fit(model, stack, sampler, epochs, start=0, callbacks=()):
         start: finished epochs of a resumed run, or the `Position` of its checkpoint, in the middle of an epoch too.
         callbacks: Keras callbacks; both backends call them with the epoch's mean losses. Batches are counted from the
             position where an epoch is entered in its middle: `first_step(model)` is what to add.
+        devices: `training.devices.Devices` that each batch is divided between; on TensorFlow the model is built and
+            compiled in their `scope()`.
+
+    Raises:
+        ValueError: a batch does not divide between the devices.
+        NoDevices: there are too few.
     """
+    if model.config.batch_size % devices.count:
+        raise ValueError(f"a batch of {model.config.batch_size} does not divide between {devices.count} devices")
     start = start if isinstance(start, Position) else Position(start)
     if start.epoch >= epochs:
         return
     if keras.backend.backend() == "tensorflow":
-        _fit_tensorflow(model, stack, sampler, epochs, start, callbacks)
+        with synchronised(model, devices.count):
+            _fit_tensorflow(model, stack, sampler, epochs, start, callbacks, devices.count)
     else:
-        _fit_jax(model, stack, sampler, epochs, start, callbacks)
+        _fit_jax(model, stack, sampler, epochs, start, callbacks, devices)
 
 
 def first_step(model):
@@ -35,7 +46,7 @@ def first_step(model):
     return getattr(model, "entered_at", 0)
 
 
-def _fit_tensorflow(model, stack, sampler, epochs, start, callbacks):
+def _fit_tensorflow(model, stack, sampler, epochs, start, callbacks, devices):
     """`model.fit`; the rest of an epoch that was left in its middle is a call of its own."""
     pieces = [(start.epoch, epochs, 0)]
     if start.step:
@@ -45,7 +56,7 @@ def _fit_tensorflow(model, stack, sampler, epochs, start, callbacks):
             continue
         model.entered_at = step
         model.fit(
-            sampled_dataset(stack, sampler, model.prepare, last, first, step),
+            _divided(sampled_dataset(stack, sampler, model.prepare, last, first, step), model, devices),
             initial_epoch=first,
             epochs=last,
             steps_per_epoch=sampler.steps - step,
@@ -56,6 +67,19 @@ def _fit_tensorflow(model, stack, sampler, epochs, start, callbacks):
         if model.stop_training:
             break
     model.entered_at = 0
+
+
+def _divided(dataset, model, devices):
+    """The batches of a dataset, each as the parts of the devices: device r has the rows r::n."""
+    if devices == 1:
+        return dataset
+    import tensorflow as tf
+
+    def parts(batch):
+        return tf.nest.map_structure(lambda x: tf.stack([x[r::devices] for r in range(devices)]), batch)
+
+    shared = dataset.map(parts).unbatch().prefetch(2 * devices)
+    return model.distribute_strategy.distribute_datasets_from_function(lambda context: shared)
 
 
 class _Phases(keras.callbacks.Callback):
@@ -83,9 +107,17 @@ class _Phases(keras.callbacks.Callback):
             self.model.make_train_function(force=True)
 
 
-def _fit_jax(model, stack, sampler, epochs, start, callbacks):
-    """The loop on JAX: many steps in one compiled call, images kept on the device."""
+def _fit_jax(model, stack, sampler, epochs, start, callbacks, devices):
+    """The loop on JAX: many steps in one compiled call, images kept on the device, or a copy on each of several."""
     import jax
+
+    mesh = devices.mesh() if devices.several else None
+
+    def placed(values, *axes):
+        """On every device of several, divided along the axis named "batch"."""
+        if mesh is None:
+            return values
+        return jax.device_put(values, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes)))
 
     def compiled():
         """Many steps in the phase that the model is in; a function of its own, for JAX reuses what it has traced."""
@@ -95,9 +127,10 @@ def _fit_jax(model, stack, sampler, epochs, start, callbacks):
                 losses = model.step(model.prepare(sampler.batch(images, row)))
             return [scope.get_current_value(v) for v in model.state], losses
 
-        return jax.jit(lambda values, rows: jax.lax.scan(one_step, values, rows), donate_argnums=0)
+        everywhere = {"out_shardings": jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())} if mesh else {}
+        return jax.jit(lambda values, rows: jax.lax.scan(one_step, values, rows), donate_argnums=0, **everywhere)
 
-    images = jax.numpy.asarray(stack)
+    images = placed(jax.numpy.asarray(stack))
     # On a CPU XLA runs convolutions inside a loop on one thread and without its fast kernels: 60 times slower.
     longest = 1 if jax.default_backend() == "cpu" else LONGEST_CALL
     length = max(n for n in range(1, longest + 1) if sampler.steps % n == 0 and start.step % n == 0)
@@ -114,21 +147,22 @@ def _fit_jax(model, stack, sampler, epochs, start, callbacks):
         model.entered_at = start.step if epoch == start.epoch else 0
         calls.on_epoch_begin(epoch)
         drawn = sampler.draws(epoch)
-        values = [jax.numpy.array(v.value) for v in model.state]
+        values = placed([jax.numpy.array(v.value) for v in model.state])
         parts = [start.losses] if model.entered_at else []
         for step in range(model.entered_at, sampler.steps, length):
-            values, losses = run(values, {name: table[step : step + length] for name, table in drawn.items()})
+            rows = {name: table[step : step + length] for name, table in drawn.items()}
+            values, losses = run(values, placed(rows, None, "batch"))
             parts.append({name: np.asarray(x) for name, x in losses.items()})
             for call in callbacks:
                 if getattr(call, "received", None):  # it is about to leave: what a checkpoint of now needs
                     call.losses = _joined(parts)
                     for v, value in zip(model.state, values, strict=True):
-                        v.assign(jax.numpy.array(value))
+                        v.assign(jax.numpy.array(value if mesh is None else np.asarray(value)))
             calls.on_train_batch_end(step + length - 1 - model.entered_at, _means(parts))
             if model.stop_training:
                 break
         for v, value in zip(model.state, values, strict=True):
-            v.assign(value)
+            v.assign(value if mesh is None else jax.numpy.asarray(np.asarray(value)))
         calls.on_epoch_end(epoch, _means(parts))
         if model.stop_training:
             break

@@ -1,7 +1,7 @@
 """The run folder: everything that is known about one trained cell, in small files that outlive the process.
 
 config.json     resolved settings; a run is continued only with the same ones
-manifest.json   commit, versions, hardware, threads, seed, command, data fingerprint
+manifest.json   commit, versions, hardware, threads, devices, seed, command, data fingerprint
 status.json     state (running, interrupted, trained, finished, failed, diverged), epochs, seconds, message
 history.csv     one row for each epoch
 scores_<epoch>.csv, metrics.json, metrics_<epoch>.json of earlier epochs, maps/, figures/, checkpoints/
@@ -18,12 +18,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from ganspect.training.devices import ONE
 from ganspect.training.files import atomic_write, read_json, write_json
 
 PACKAGES = ("ganspect", "tensorflow", "keras", "jax", "numpy", "scipy", "scikit-image", "pillow")
 
 OVER = ("trained", "finished")
-SESSION = ("date", "commit", "dirty", "threads", "backend", "hardware")  # of the manifest, for each process
+SESSION = ("date", "commit", "dirty", "threads", "devices", "backend", "hardware")  # of the manifest, for each process
+ABSENT = {"devices": "1"}  # what a session is that does not say
 
 
 class ConfigMismatch(RuntimeError):
@@ -113,8 +115,8 @@ class Run:
         ended = [*places[1:], (math.inf, 0)]
         trained = [s for s, start, end in zip(sessions, places, ended, strict=True) if s["trains"] and end > start]
         found = []
-        for name in ("threads", "backend", "hardware"):
-            values = list(dict.fromkeys(str(session.get(name)) for session in trained))
+        for name in ("threads", "devices", "backend", "hardware"):
+            values = list(dict.fromkeys(str(session.get(name, ABSENT.get(name))) for session in trained))
             if len(values) > 1:
                 found.append(f"trained in parts with {name} {' and '.join(values)}")
         return found
@@ -180,7 +182,7 @@ def processor():
     return f"{names[0]}, {len(os.sched_getaffinity(0))} cores"
 
 
-def make_manifest(seed, fingerprint, threads, backend):
+def make_manifest(seed, fingerprint, threads, backend, devices=ONE):
     """What produced a run: code, versions, hardware, command, data.
 
     Args:
@@ -188,6 +190,7 @@ def make_manifest(seed, fingerprint, threads, backend):
         fingerprint: SHA-256 of the data.
         threads: number of threads asked for, or None for the backend's choice.
         backend: name of the Keras backend.
+        devices: `training.devices.Devices`.
     """
     versions = {}
     for name in PACKAGES:
@@ -203,6 +206,7 @@ def make_manifest(seed, fingerprint, threads, backend):
         "backend": backend,
         "hardware": processor(),
         "threads": threads,
+        "devices": str(devices),
         "seed": seed,
         "command": command_line(),
         "data_fingerprint": fingerprint,
