@@ -10,6 +10,7 @@ from ganspect.data.synthetic import make
 from ganspect.models import ganomaly
 from ganspect.reproduce import cbigan, cells, runner, work
 from ganspect.training.checkpoint import save_state
+from ganspect.training.devices import ONE
 from ganspect.training.files import write_json
 from ganspect.training.run import Run
 
@@ -53,7 +54,7 @@ class Grid:
         before, profile = len(self.trained), cells.Profile(curve=curve)
         cell = cells.Cell(paper.NAME, "ganomaly", OBJECT, 0, profile, SETTINGS | settings, protocol)
         run = Run(cell.folder(self.runs))
-        options = SimpleNamespace(force=force, rescore=rescore, only_failed=False, threads=None)
+        options = SimpleNamespace(force=force, rescore=rescore, only_failed=False, threads=None, devices=ONE)
         runner.run_cell(paper, cell, self.data, run, self.channel, options, "a cell")
         return run, len(self.trained) > before
 

@@ -180,7 +180,11 @@ class Grid:
         """The first signal lets the cells finish their batch and save; the next one kills them."""
         self.signals.append(signal.Signals(number).name)
         for child in self.running.values():
-            (child.process.terminate if len(self.signals) == 1 else child.process.kill)()
+            self._tell(child)
+
+    def _tell(self, child):
+        """Passes on what came so far."""
+        (child.process.terminate if len(self.signals) == 1 else child.process.kill)()
 
     def _start(self):
         """Starts tasks that may run, as far as there are free jobs."""
@@ -194,8 +198,8 @@ class Grid:
             busy.add(task.key)
             child = _Child(self, task, self.attempts.get(task, 0))
             self.running[task] = child
-            if self.signals:  # it came while the process started
-                child.process.terminate()
+            if self.signals:  # one came while the process started, or two
+                self._tell(child)
 
     def _listen(self):
         """Waits for news of the children, half a second at most."""
