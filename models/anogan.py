@@ -419,6 +419,17 @@ class AnoGAN(Detector):
         part = {"anomaly": "loss", "residual": "residual_loss", "discrimination": "discrimination_loss"}
         return float(evidence[part[name or self.score_names[0]]])
 
+    def answer(self, images):
+        """The headline score of images in 0..255, the latent search inside; see `Detector`.
+
+        Raises:
+            ValueError: the notebook's search, whose score depends on the images searched before.
+        """
+        if self.continues:
+            raise ValueError('a model with the search "dense" cannot be exported: it continues from image to image')
+        found = self.search(self.prepare(images))
+        return {"score": found["loss"], "anomaly_map": found["residual"], "reconstruction": found["reconstruction"]}
+
 
 def adam_step(step, values, mean, square, slope, rate, beta_1=0.9, beta_2=0.999, epsilon=1e-7):
     """One update by Adam as Keras makes it (Kingma and Ba 2015, its last formula), on plain tensors.

@@ -381,3 +381,22 @@ class CBiGAN(Detector):
         """A = (1 - lambda) L_R + lambda L_fD of the patch where it is largest; lambda from the score's name."""
         weight = float((name or self.score_names[0]).removeprefix("lambda_"))
         return float(np.max((1 - weight) * evidence["l_r"] + weight * evidence["l_fd"]))
+
+    def answer(self, images):
+        """The headline score of images in 0..255, its largest patch; see `Detector`."""
+        size, p, c = self.config.image_size, self.config.patch_size, self.config.channels
+        n = size // p
+        patches = ops.transpose(ops.reshape(images, (-1, n, p, n, p, c)), (0, 1, 3, 2, 4, 5))
+        found = self.patch_scores(self.prepare(ops.reshape(patches, (-1, p, p, c))))
+
+        def whole(parts, channels):
+            parts = ops.transpose(ops.reshape(parts, (-1, n, n, p, p, channels)), (0, 1, 3, 2, 4, 5))
+            return ops.reshape(parts, (-1, size, size, channels))
+
+        weight = self.config.score_weight
+        scores = ops.reshape((1 - weight) * found["l_r"] + weight * found["l_fd"], (-1, n * n))
+        return {
+            "score": ops.max(scores, axis=1),
+            "anomaly_map": whole(found["residual"], 1)[..., 0],
+            "reconstruction": whole(found["reconstruction"], c),
+        }

@@ -29,6 +29,8 @@ class Detector(keras.Model):
         at_once: images that `evidences` best takes at once.
         continues: whether a score depends on the images scored before it, from `calibrate` on.
         optimizers: `{name: keras optimiser}`, set by `finish_compile`.
+        tiling: `{"context": c, "alignment": a, "exact": bool}` of a method that sees an image of any size: a pixel's
+            anomaly depends on pixels at most c away, in tiles that begin at multiples of a; not quite where not exact.
         phase: which part of its schedule `step` trains, read when a step is compiled; None: all steps are alike.
     """
 
@@ -40,6 +42,7 @@ class Detector(keras.Model):
     map_names: tuple[str, ...] | None = None
     panel_maps: tuple[str | None, str | None] = (None, None)
     phase: str | None = None
+    tiling: dict | None = None
 
     # A method defines:
     #   step(batch) -> {loss name: scalar}, one training step on a prepared batch
@@ -51,6 +54,11 @@ class Detector(keras.Model):
     # history.csv) -> {optimiser: rate}; where held-out losses are of interest, held_out_losses(batch); where it has a
     # discriminator, examine(batch) -> {"real": [B], "fake": [B], D's outputs in inference mode, higher = more real, on
     # "images" [B, h, w, C], and on "made" [B, h, w, C], what G makes, of fixed latents where it makes it of latents}.
+    #
+    # For models/export.py, in keras.ops, batches and sizes may be dynamic:
+    #   answer(images [B, H, W, C] in 0..255) -> {"score": [B], "anomaly_map": [B, H, W], "reconstruction": [B, H, W, C]
+    #   in [-1, 1], and "peaks": [B, H, W] where the score is the maximum of such a map}, of the first of score_names
+    #   tiling, where a map of a part of an image equals that part of the image's map
 
     def calibrate(self, images, stride=None):
         """Sets what the scores need of held-out normal images, uint8 `[H, W, C]` each; nothing unless overridden."""
@@ -102,6 +110,17 @@ class Detector(keras.Model):
     def prepare(self, images):
         """Maps images `[B, H, W, C]` in 0..255 to float32 in [-1, 1], the range of every network with a tanh output."""
         return ops.cast(images, "float32") / 127.5 - 1.0
+
+    @property
+    def input_size(self):
+        """Side of the square images that the method takes, pixels; None where it takes any size."""
+        return getattr(self.config, "image_size", 0) or None
+
+    def export(self, path, calibration):
+        """Writes a SavedModel with everything that an answer needs inside: `models.export.export`."""
+        from ganspect.models.export import export
+
+        return export(self, path, calibration)
 
     def finish_compile(self, optimizers):
         """Builds each optimiser on the variables it updates.

@@ -351,3 +351,21 @@ class FAnoGAN(Detector):
         """The maximum of the map, or for "anomaly" that of A over the patches."""
         chosen = "patch_scores" if (name or self.config.score) == "anomaly" else "residual"
         return float(evidence[chosen].max())
+
+    @property
+    def tiling(self):
+        """Patches where they were: tiles begin where a patch does. Exact where the map is the score; else none."""
+        if self.config.image_size or self.score_names[0] != "residual":
+            return None
+        return {"context": self.config.patch_size, "alignment": self.config.map_stride, "exact": True}
+
+    def answer(self, images):
+        """The headline score of images in 0..255 over the patches that cover them; see `Detector`."""
+        found = maps.over_patches_in_graph(
+            lambda x: self.patch_evidence(self.prepare(x)), images, self.config.patch_size, self.config.map_stride
+        )
+        heat, peaks = found["residual"], {}
+        if self.score_names[0] == "residual":
+            peaks = {"peaks": heat}
+        highest = found["anomaly"] if not peaks else ops.max(heat, axis=(1, 2))
+        return {"score": highest, "anomaly_map": heat, "reconstruction": found["reconstruction"], **peaks}

@@ -161,13 +161,19 @@ def footprint_counts(height, width, patch_size):
     """How many latents of a whole image reach each pixel: float32 `[1, height, width, 1]`, 1 for a single patch.
 
     E leaves one latent for every 8 pixels; each covers a patch. Inside a large image (patch_size / 8)^2 overlap.
+
+    Args:
+        height, width: pixels, multiples of 8, at least `patch_size`; numbers or integer scalars of a graph.
+        patch_size: pixels.
     """
 
     def along(length):
         kernel = patch_size // CELL
-        return np.repeat(np.convolve(np.ones(length // CELL - kernel + 1), np.ones(kernel)), CELL)
+        cells = ops.arange(length // CELL)
+        reach = ops.minimum(ops.minimum(cells + 1, length // CELL - cells), kernel)
+        return ops.cast(ops.repeat(ops.minimum(reach, length // CELL - kernel + 1), CELL), "float32")
 
-    return np.outer(along(height), along(width)).astype("float32")[None, :, :, None]
+    return (along(height)[:, None] * along(width)[None])[None, :, :, None]
 
 
 class FCBiGAN(Detector):
@@ -323,13 +329,13 @@ class FCBiGAN(Detector):
             `{"reconstruction": G(E(x)) [B, H, W, C], "l_r": [B, H, W], "l_d": [B, H, W]}`, losses >= 0.
         """
         stride = stride or self.config.map_stride
-        height, width = images.shape[1:3]
+        height, width = ops.shape(images)[1:3]
         padded = maps.pad_to_multiple(images, CELL)
         codes = self.encoder(padded, training=False)
         rebuilt = self.generator(codes, training=False)
         spread = self.latent_branch(codes, training=False)
         if self.config.latent_overlap == "mean":
-            spread = spread / footprint_counts(*padded.shape[1:3], self.config.patch_size)
+            spread = spread / footprint_counts(*ops.shape(padded)[1:3], self.config.patch_size)
         pair = ops.concatenate([padded, spread], axis=-1)  # [B, H', W', C + 1]
         outputs = maps.enlarge(maps.dense_map(pair, *self.trunk_kernels(), stride), stride)
         l_r = ops.mean(ops.square(padded - rebuilt), axis=-1)
@@ -397,8 +403,7 @@ class FCBiGAN(Detector):
         """
         aggregation = aggregation or self.config.aggregation
         means, covariance = ops.convert_to_numpy(self.loss_means), ops.convert_to_numpy(self.loss_covariance)
-        deviations = np.sqrt(np.maximum(np.diag(covariance), 1e-12))
-        z_r, z_d = (l_r - means[0]) / deviations[0], (l_d - means[1]) / deviations[1]
+        z_r, z_d = z_scores(l_r, l_d, means, covariance, np)
         if aggregation == "max":
             return np.maximum(z_r, z_d)
         if aggregation == "linear":
@@ -421,3 +426,36 @@ class FCBiGAN(Detector):
         """
         pixels = self.aggregate(evidence["l_r"], evidence["l_d"], name)
         return ops.convert_to_numpy(maps.mean_filter(ops.convert_to_tensor(pixels[None]), self.config.filter_size))[0]
+
+    @property
+    def tiling(self):
+        """Nearly local: group normalisation takes its statistics of the whole of what it sees."""
+        return {"context": 2 * self.config.patch_size + self.config.filter_size, "alignment": CELL, "exact": False}
+
+    def answer(self, images):
+        """The headline map of images in 0..255 and its maximum; see `Detector`.
+
+        Raises:
+            ValueError: the aggregation is "mahalanobis", which is for tables alone.
+        """
+        kind = self.config.aggregation
+        if kind == "mahalanobis":
+            raise ValueError('a model with the aggregation "mahalanobis" cannot be exported')
+        found = self.pixel_losses(self.prepare(images))
+        means, covariance = (ops.convert_to_tensor(v) for v in (self.loss_means, self.loss_covariance))
+        z_r, z_d = z_scores(found["l_r"], found["l_d"], means, covariance, ops)
+        joined = {
+            "max": ops.maximum(z_r, z_d),
+            "linear": (1 - self.config.linear_weight) * z_r + self.config.linear_weight * z_d,
+            "reconstruction": z_r,
+            "discriminator": z_d,
+        }
+        heat = maps.mean_filter(joined[kind], self.config.filter_size)
+        score = ops.max(heat, axis=(1, 2))
+        return {"score": score, "anomaly_map": heat, "peaks": heat, "reconstruction": found["reconstruction"]}
+
+
+def z_scores(l_r, l_d, means, covariance, library):
+    """L_R and L_D in standard deviations of normal pixels, by `numpy` or by `keras.ops`."""
+    deviations = library.sqrt(library.maximum(library.diag(covariance), 1e-12))
+    return (l_r - means[0]) / deviations[0], (l_d - means[1]) / deviations[1]

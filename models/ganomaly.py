@@ -341,3 +341,11 @@ class GANomaly(Detector):
             return float(evidence["residual"].mean())
         part = "first_encoder_difference" if name == "first_encoder_distance" else "latent_difference"
         return float(NORMS[self.config.score_norm](evidence[part]))
+
+    def answer(self, images):
+        """The headline score of images in 0..255; see `Detector`."""
+        found = self.image_scores(self.prepare(images))
+        difference = ops.reshape(found["latent_difference"], (ops.shape(images)[0], -1))
+        squares = self.config.score_norm == "mean_square"
+        score = ops.mean(ops.square(difference), axis=1) if squares else ops.sum(ops.abs(difference), axis=1)
+        return {"score": score, "anomaly_map": found["residual"], "reconstruction": found["reconstruction"]}

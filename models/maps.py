@@ -89,6 +89,76 @@ def over_patches(run, image, patch_size, stride, chunk):
     return means | {name: np.concatenate(x).reshape(len(tops), len(lefts)) for name, x in numbers.items()}
 
 
+def over_patches_in_graph(run, images, patch_size, stride):
+    """`over_patches` of batches of any size inside one TensorFlow graph, a row of patches at a time.
+
+    Args:
+        run: `patches [n, p, p, C] -> {name: tensor}`: `[n, p, p]`, `[n, p, p, C]` or `[n]`.
+        images: float `[B, H, W, C]`, H and W at least `patch_size`.
+        patch_size, stride: as of `over_patches`.
+
+    Returns:
+        `{name: tensor}`: float32 `[B, H, W, ...]`, means over the patches that cover a pixel; for `[n]` the largest of
+        an image's patches, `[B]`.
+    """
+    import tensorflow as tf
+
+    batch, height, width = (tf.shape(images)[i] for i in range(3))
+    channels = images.shape[-1]
+
+    def corners(length):
+        return tf.unique(tf.concat([tf.range(0, length - patch_size + 1, stride), [length - patch_size]], 0))[0]
+
+    tops, lefts = corners(height), corners(width)
+    columns = lefts[:, None] + tf.range(patch_size)  # [m, p]
+    spread = tf.one_hot(tf.reshape(columns, [-1]), width)  # [m p, W]: puts patches back to their columns
+
+    def row(top):
+        """The sums over one row of patches: `{name: [B, p, W, k]}`, and the largest numbers `[B]`."""
+        strip = tf.gather(images[:, top : top + patch_size], columns, axis=2)  # [B, p, m, p, C]
+        patches = tf.reshape(tf.transpose(strip, [0, 2, 1, 3, 4]), [-1, patch_size, patch_size, channels])
+        sums, numbers = {}, {}
+        for name, values in run(patches).items():
+            if values.shape.rank == 1:
+                numbers[name] = tf.reduce_max(tf.reshape(values, [batch, -1]), axis=1)
+                continue
+            depth = 1 if values.shape.rank == 3 else values.shape[-1]
+            parts = tf.reshape(values, [batch, -1, patch_size, patch_size, depth])  # [B, m, p, p, k]
+            parts = tf.reshape(tf.transpose(parts, [0, 2, 4, 1, 3]), [batch, patch_size, depth, tf.size(columns)])
+            sums[name] = tf.transpose(parts @ spread, [0, 1, 3, 2])  # [B, p, W, k]
+        return sums, numbers
+
+    shapes = run(tf.zeros([1, patch_size, patch_size, channels]))
+    depths = {k: 1 if v.shape.rank == 3 else v.shape[-1] for k, v in shapes.items() if v.shape.rank > 1}
+    totals = {name: tf.zeros([batch, height, width, depth]) for name, depth in depths.items()}
+    least = {name: tf.fill([batch], -np.inf) for name, v in shapes.items() if v.shape.rank == 1}
+
+    def add(i, totals, best):
+        top = tops[i]
+        sums, numbers = row(top)
+        around = [[0, 0], [top, height - patch_size - top], [0, 0], [0, 0]]
+        totals = {name: totals[name] + tf.pad(values, around) for name, values in sums.items()}
+        return i + 1, totals, {name: tf.maximum(best[name], values) for name, values in numbers.items()}
+
+    kept = tf.TensorShape([None])
+    invariants = (
+        tf.TensorShape([]),
+        {name: tf.TensorShape([None, None, None, depth]) for name, depth in depths.items()},
+        dict.fromkeys(least, kept),
+    )
+    _, totals, best = tf.while_loop(
+        lambda i, *_: i < tf.size(tops), add, (tf.constant(0), totals, least), shape_invariants=invariants
+    )
+
+    def coverage(starts, length):
+        return tf.reduce_sum(tf.one_hot(tf.reshape(starts[:, None] + tf.range(patch_size), [-1]), length), axis=0)
+
+    covered = (coverage(tops, height)[:, None] * coverage(lefts, width)[None])[None, :, :, None]
+    means = {name: total / covered for name, total in totals.items()}
+    means = {name: mean[..., 0] if shapes[name].shape.rank == 3 else mean for name, mean in means.items()}
+    return means | best
+
+
 def pad_to_multiple(images, multiple):
     """Pads bottom and right by mirroring, so that height and width are multiples of `multiple`; crop the result back.
 
@@ -99,9 +169,9 @@ def pad_to_multiple(images, multiple):
     Returns:
         float `[B, H', W', C]` with H' - H and W' - W below `multiple`.
     """
-    height, width = images.shape[1:3]
+    height, width = ops.shape(images)[1:3]
     bottom, right = -height % multiple, -width % multiple
-    if not (bottom or right):
+    if isinstance(height, int) and isinstance(width, int) and not (bottom or right):
         return images
     return ops.pad(images, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="symmetric")
 
@@ -130,7 +200,7 @@ def dense_map(images, stages, head, stride=1, slope=0.2):
     """
     if stride not in [2**k for k in range(len(stages) + 1)]:
         raise ValueError(f"stride must be a power of two up to {2 ** len(stages)}, not {stride}")
-    height, width = images.shape[1:3]
+    height, width = ops.shape(images)[1:3]
     context = sum(2**i * sum(kernel.shape[0] // 2 for kernel in stage) for i, stage in enumerate(stages))
     patch = head.shape[0] * 2 ** len(stages)
     before = context + patch // 2 - stride // 2
@@ -156,5 +226,23 @@ def enlarge(maps, stride):
     """Bilinear enlargement of a strided map `[B, h, w]` to `[B, h stride, w stride]`, cells centred."""
     if stride == 1:
         return maps
-    height, width = maps.shape[1:3]
-    return ops.image.resize(maps[..., None], (height * stride, width * stride), interpolation="bilinear")[..., 0]
+    height, width = ops.shape(maps)[1:3]
+    return resized(maps[..., None], (height * stride, width * stride))[..., 0]
+
+
+def resized(images, size, interpolation="bilinear", antialias=False):
+    """`keras.ops.image.resize`, to a size that a graph works out as well.
+
+    Args:
+        images: float `[B, H, W, C]`.
+        size: height and width, numbers or, on TensorFlow, integer scalars.
+        interpolation, antialias: as of `keras.ops.image.resize`.
+
+    Returns:
+        float `[B, *size, C]`.
+    """
+    if all(isinstance(side, int) for side in size):
+        return ops.image.resize(images, size, interpolation=interpolation, antialias=antialias)
+    import tensorflow as tf
+
+    return tf.image.resize(images, size, method=interpolation, antialias=antialias)

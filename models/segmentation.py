@@ -131,20 +131,12 @@ class SegmentingDetector(Detector):
         found["reconstruction"] = np.clip(found["reconstruction"] * 2 - 1, -1, 1)  # DRAEM's is linear
         return found | {f"{name}, smoothed": smooth(found[name][None])[0] for name in self.score_names}
 
-    def serve(self, images, regions=None):
-        """What an exported model answers, traced as one graph.
-
-        Args:
-            images: float `[B, S, S, C]` in [0, 1], S = `config.image_size`.
-            regions: float `[B, S, S]`, 1 inside the region of interest, 0 outside; everything is inside where None.
-
-        Returns:
-            `{"score": [B], "anomaly_map": [B, S, S], "reconstruction": [B, S, S, C] in [0, 1]}`: the headline score,
-            taken inside the regions (0 in an empty one), and its map, which regions do not change.
-        """
+    def answer(self, images):
+        """The headline map of images in 0..255 and the maximum of its average over a window; see `Detector`."""
         c, name = self.config, self.score_names[0]
         side, starts = c.patch_size, maps.places(c.image_size, c.patch_size, c.patch_stride)
         corners = [(top, left) for top in starts for left in starts]
+        images = self.prepare(images)
         patches = ops.concatenate([images[:, y : y + side, x : x + side] for y, x in corners])  # [n B, p, p, C]
         found = self.pixel_scores(patches)
 
@@ -158,28 +150,10 @@ class SegmentingDetector(Detector):
             return total / covered
 
         heat = whole(found[name])
-        inside = maps.padded_mean_filter(heat, self.pool_size)
-        inside = inside if regions is None else inside * regions
-        rebuilt = ops.clip(whole(found["reconstruction"]), 0.0, 1.0)
-        return {"score": ops.max(inside, axis=(1, 2)), "anomaly_map": heat, "reconstruction": rebuilt}
-
-    def export(self, path):
-        """Writes a SavedModel that loads with `tf.saved_model.load` alone; needs TensorFlow.
-
-        Endpoints, of batches of any length: `serve_float(images)`, also the default, and `serve_roi(images, regions)`,
-        as `serve`.
-
-        Args:
-            path: folder to write.
-        """
-        c = self.config
-        image = keras.InputSpec("float32", (None, c.image_size, c.image_size, c.channels), name="images")
-        region = keras.InputSpec("float32", (None, c.image_size, c.image_size), name="regions")
-        archive = keras.export.ExportArchive()
-        archive.track(self)
-        archive.add_endpoint("serve_float", self.serve, [image])
-        archive.add_endpoint("serve_roi", self.serve, [image, region])
-        archive.write_out(path, verbose=False)
+        smooth = maps.padded_mean_filter(heat, self.pool_size)
+        rebuilt = ops.clip(whole(found["reconstruction"]) * 2 - 1, -1.0, 1.0)
+        score = ops.max(smooth, axis=(1, 2))
+        return {"score": score, "anomaly_map": heat, "peaks": smooth, "reconstruction": rebuilt}
 
     def map_from(self, evidence, name=None):
         """A, not smoothed, as DRAEM's code measures pixels; or the residual: float32 `[S, S]`, >= 0."""

@@ -185,29 +185,18 @@ def train(method, detector, images, measurements, run, channel, title, devices):
     run.set_status("trained")
 
 
-class Measurements:
-    """What is measured after an epoch: errors on held-out normals and, at some epochs, metrics of the test set.
-
-    The test metrics make the curve against training steps and, at the epochs at which the paper prints values, rows of
-    its tables; nothing is chosen by them.
+class HeldOut:
+    """What is measured after an epoch on held-out normals: errors, losses, the health of the discriminator.
 
     Args:
-        paper, cell, detector, arrays, run: of the training.
-        normals: held-out normal images, uint8 `[H, W, C]`.
-        held_out: the same as the method trains on them (`training_images`).
-        facts: stored with every set of metrics.
+        method: `cells.Method`.
+        detector: compiled `Detector`.
+        images: held-out images as the method trains on them (`training_images`).
     """
 
-    def __init__(self, paper, cell, detector, arrays, normals, held_out, facts, run):
-        method, profile = paper.METHODS[cell.method], cell.profile
-        self.detector, self.arrays, self.normals, self.profile, self.run = detector, arrays, normals, profile, run
-        self.draws = None if profile.drawn else getattr(paper, "DRAWS", None)
-        self.facts = facts
-        self.metrics = tuple(dict.fromkeys(m for t in paper.TABLES.values() for m in t["metrics"] if m in METRICS))
-        epochs, points = detector.config.epochs, profile.curve
-        self.epochs = {round(epochs * (i + 1) / points) for i in range(points)} - {epochs}
-        self.milestones = milestones.to_score(paper, method, cell.subject, epochs)
-        stack, sizes = stack_images(held_out)
+    def __init__(self, method, detector, images):
+        self.detector = detector
+        stack, sizes = stack_images(images)
         self.batch = self.reconstruct = self.losses = self.examine = None
         if hasattr(detector, "reconstruct") or hasattr(detector, "examine"):
             sampler = method.sampler(detector.config, sizes, held_out=True)
@@ -229,15 +218,10 @@ class Measurements:
                 self.reconstruct = detector.compile_inference(detector.reconstruct)
 
     def start(self, first, steps):
-        """Keeps the points of the finished epochs of a resumed training."""
-        self.steps = steps
-        self.curve = [row for row in self.run.read_table("curve.csv") if int(row["epoch"]) <= first]
+        """A training begins, or is resumed after `first` epochs of so many steps."""
 
     def __call__(self, epoch):
-        if epoch in self.milestones:
-            self.store(*scoring.score_category(self.detector, self.arrays, self.normals), epoch)
-        if epoch in self.epochs:
-            self.add_point(epoch)
+        """`{column of history.csv: value}` after an epoch."""
         return self.held_out() | self.health()
 
     def held_out(self):
@@ -259,6 +243,43 @@ class Measurements:
     def health(self):
         """`evaluation.health.indicators` of held-out normals, where the method has a discriminator."""
         return health.indicators(**self.examine(self.examined)) if self.examine else {}
+
+
+class Measurements(HeldOut):
+    """What is measured after an epoch: errors on held-out normals and, at some epochs, metrics of the test set.
+
+    The test metrics make the curve against training steps and, at the epochs at which the paper prints values, rows of
+    its tables; nothing is chosen by them.
+
+    Args:
+        paper, cell, detector, arrays, run: of the training.
+        normals: held-out normal images, uint8 `[H, W, C]`.
+        held_out: the same as the method trains on them (`training_images`).
+        facts: stored with every set of metrics.
+    """
+
+    def __init__(self, paper, cell, detector, arrays, normals, held_out, facts, run):
+        method, profile = paper.METHODS[cell.method], cell.profile
+        super().__init__(method, detector, held_out)
+        self.arrays, self.normals, self.profile, self.run = arrays, normals, profile, run
+        self.draws = None if profile.drawn else getattr(paper, "DRAWS", None)
+        self.facts = facts
+        self.metrics = tuple(dict.fromkeys(m for t in paper.TABLES.values() for m in t["metrics"] if m in METRICS))
+        epochs, points = detector.config.epochs, profile.curve
+        self.epochs = {round(epochs * (i + 1) / points) for i in range(points)} - {epochs}
+        self.milestones = milestones.to_score(paper, method, cell.subject, epochs)
+
+    def start(self, first, steps):
+        """Keeps the points of the finished epochs of a resumed training."""
+        self.steps = steps
+        self.curve = [row for row in self.run.read_table("curve.csv") if int(row["epoch"]) <= first]
+
+    def __call__(self, epoch):
+        if epoch in self.milestones:
+            self.store(*scoring.score_category(self.detector, self.arrays, self.normals), epoch)
+        if epoch in self.epochs:
+            self.add_point(epoch)
+        return super().__call__(epoch)
 
     def add_point(self, epoch):
         """Scores the test set at `profile.curve_stride` and appends to curve.csv."""

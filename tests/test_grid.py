@@ -14,6 +14,7 @@ import grid_jobs
 import pytest
 
 from ganspect.reproduce.display import clock, summary
+from ganspect.training import grid as engine
 from ganspect.training import locks
 from ganspect.training.grid import Display, Grid, Interrupted, Task, lock_of
 from ganspect.training.locks import Held, Lock
@@ -135,6 +136,25 @@ def test_a_signal_lets_the_cells_save(tmp_path, number):
 def test_a_second_signal_kills_them(tmp_path):
     caught, seconds = interrupted(tmp_path, [signal.SIGINT, signal.SIGINT], "deaf")
     assert seconds < 20 and [o.state for o in caught.outcomes] == ["interrupted"]
+
+
+def test_a_second_signal_kills_a_cell_whose_process_is_still_being_started(tmp_path, monkeypatch):
+    class Slow(engine._Child):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            while not (tmp_path / "notes.txt").exists():
+                time.sleep(0.01)
+            time.sleep(0.5)  # it no longer listens to the first signal
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.05)
+
+    monkeypatch.setattr(engine, "_Child", Slow)
+    run, _ = grid(tmp_path, "deaf")
+    started = time.monotonic()
+    with pytest.raises(Interrupted):
+        run.run()
+    assert time.monotonic() - started < 20
 
 
 def test_cells_end_in_order_when_the_grids_process_is_killed(tmp_path):

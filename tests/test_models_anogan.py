@@ -167,23 +167,6 @@ def test_steps_compiled_one_by_one_equal_the_compiled_loop():
             np.testing.assert_allclose(one[name], other[name], rtol=1e-4, atol=1e-5)
 
 
-def test_saved_model_searches_inside_its_graph(tmp_path):
-    """Any batch of uint8 images; loaded without this project's classes."""
-    detector = build(search_steps=9)
-    archive = keras.export.ExportArchive()
-    archive.track(detector)
-    signature = [tf.TensorSpec((None, 64, 64, 1), tf.uint8)]
-    archive.add_endpoint("serving_default", lambda x: detector.search(detector.prepare(x)), input_signature=signature)
-    archive.write_out(tmp_path / "model", verbose=False)
-    loaded = tf.saved_model.load(tmp_path / "model")
-    expected = detector.evidences(list(IMAGES))
-    for count in (1, 5):
-        found = loaded.serving_default(IMAGES[:count])
-        for name, values in found.items():
-            wanted = np.stack([one[name] for one in expected[:count]])
-            np.testing.assert_allclose(values, wanted, rtol=1e-4, atol=1e-4, err_msg=name)
-
-
 @pytest.mark.parametrize(
     "settings",
     [

@@ -6,7 +6,7 @@ import tensorflow as tf
 from tiny_methods import TINY
 
 from ganspect.models import losses
-from ganspect.models.draem import DRAEM, DRAEMConfig, build_reconstructive
+from ganspect.models.draem import DRAEMConfig, build_reconstructive
 
 
 def test_parameter_counts_are_those_of_the_code():
@@ -65,30 +65,3 @@ def test_the_region_changes_nothing():
 def test_wrong_settings_are_refused(settings):
     with pytest.raises(ValueError):
         DRAEMConfig(**settings)
-
-
-@pytest.mark.parametrize("name", ["grdnet", pytest.param("draem", marks=pytest.mark.slow)])
-def test_saved_model_equals_the_detector_inside_and_outside_a_region(name, tmp_path):
-    detector = TINY[name].telling(patch_stride=16)  # overlapping patches
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 255, (2, 64, 64, 3)).astype("uint8")
-    detector.export(str(tmp_path / "model"))
-    loaded = tf.saved_model.load(str(tmp_path / "model"))
-    regions = np.zeros((2, 64, 64), "float32")
-    regions[:, 8:24, 30:50] = 1
-    whole, inside = (
-        {key: np.asarray(value) for key, value in answer.items()}
-        for answer in (
-            loaded.serve_float(images / np.float32(255)),
-            loaded.serve_roi(images / np.float32(255), regions),
-        )
-    )
-    for i, image in enumerate(images):
-        found = detector.evidence(image)
-        np.testing.assert_allclose(whole["anomaly_map"][i], detector.map_from(found), atol=1e-5)
-        np.testing.assert_allclose(whole["reconstruction"][i] * 2 - 1, found["reconstruction"], atol=1e-5)
-        assert whole["score"][i] == pytest.approx(detector.score_from(found), abs=1e-5)
-        expected = detector.score_inside(found, regions[i] > 0)
-        assert inside["score"][i] == pytest.approx(expected, abs=1e-5) and expected < whole["score"][i]
-    np.testing.assert_array_equal(inside["anomaly_map"], whole["anomaly_map"])
-    assert isinstance(detector, DRAEM) == (name == "draem")

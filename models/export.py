@@ -1,0 +1,167 @@
+"""The SavedModel of a trained detector: everything that an answer needs is inside, nothing of this project is.
+
+Endpoints, each for batches of any length; H and W are free (methods that see squares resize inside, and their maps
+back):
+
+| endpoint | takes |
+|---|---|
+| `serving_default` | `images`: uint8 `[N, H, W, C]` |
+| `serve_float` | `images`: float32 `[N, H, W, C]` in [0, 1] |
+| `serve_bytes` | `encoded`: string `[N]`, PNG or JPEG files of one size |
+| `score` | `images`: uint8 `[N, H, W, C]`; answers with the score alone |
+| `serve_roi` | `images`: uint8 `[N, H, W, C]`, `regions`: uint8 `[N, H, W]`, not 0 in the region of interest |
+
+They answer with `score` `[N]`, `calibrated_score` `[N]` (0 at the median of held-out normal images, 1 at the
+threshold, linear), `label` int32 `[N]` (1: the score reaches the threshold), `threshold` `[N]`, `anomaly_map`
+`[N, H, W]` and `reconstruction` `[N, H, W, C]` in [0, 1]. `serve_roi` is there where the score is the
+maximum of a map; of an empty region it is -inf.
+"""
+
+from dataclasses import dataclass
+
+import keras
+from keras import ops
+
+from ganspect.models import maps
+
+ENDPOINTS = ("serving_default", "serve_float", "serve_bytes", "score", "serve_roi")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What an exported model knows of normal images that training did not see.
+
+    Args:
+        threshold: an image is anomalous from this score on.
+        median: score of a typical normal image.
+    """
+
+    threshold: float
+    median: float
+
+
+def export(detector, path, calibration):
+    """Writes the SavedModel; needs TensorFlow.
+
+    Args:
+        detector: trained and calibrated `Detector`.
+        path: folder to write.
+        calibration: `Calibration`.
+
+    Returns:
+        What metadata of the model says: `{"image_size", "smallest", "tiling", "roi", "reconstruction", "channels"}`.
+
+    Raises:
+        ValueError: the method cannot be exported with its settings.
+        RuntimeError: the backend is not TensorFlow.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            "models are exported by TensorFlow: set KERAS_BACKEND=tensorflow, the checkpoints are the same"
+        )
+    import tensorflow as tf
+
+    channels, size = detector.config.channels, detector.input_size
+    graph = _Graph(detector, calibration)
+    found = {}
+
+    def spec(dtype, *shape, name):
+        return tf.TensorSpec(shape, dtype, name=name)
+
+    images = spec(tf.uint8, None, None, None, channels, name="images")
+    archive = keras.export.ExportArchive()
+    archive.track(detector)
+
+    def serving_default(images):
+        answer = graph.answer(ops.cast(images, "float32"))
+        found.update(answer)
+        return answer
+
+    archive.add_endpoint("serving_default", serving_default, [images])
+    floats = spec(tf.float32, None, None, None, channels, name="images")
+    archive.add_endpoint("serve_float", lambda images: graph.answer(images * 255.0), [floats])
+    archive.add_endpoint("serve_bytes", graph.answer_encoded, [spec(tf.string, None, name="encoded")])
+    archive.add_endpoint(
+        "score", lambda images: {"score": graph.answer(ops.cast(images, "float32"))["score"]}, [images]
+    )
+    if graph.takes_regions:
+        regions = spec(tf.uint8, None, None, None, name="regions")
+        archive.add_endpoint(
+            "serve_roi", lambda images, regions: graph.answer(ops.cast(images, "float32"), regions), [images, regions]
+        )
+    archive.write_out(str(path), verbose=False)
+    return {
+        "channels": channels,
+        "image_size": [size, size] if size else None,
+        "smallest": [1, 1] if size else [detector.config.patch_size] * 2,
+        "tiling": None if size else detector.tiling,
+        "roi": graph.takes_regions,
+        "reconstruction": "reconstruction" in found,
+        "endpoints": [name for name in ENDPOINTS if name != "serve_roi" or graph.takes_regions],
+    }
+
+
+class _Graph:
+    """The computation of the endpoints.
+
+    Args:
+        detector, calibration: as of `export`.
+    """
+
+    def __init__(self, detector, calibration):
+        self.detector, self.size = detector, detector.input_size
+        self.threshold = float(calibration.threshold)
+        self.median = float(calibration.median)
+        self.takes_regions = "peaks" in self._traced()
+
+    def _traced(self):
+        """The method's answer to images of the least size, as a graph that is thrown away."""
+        import tensorflow as tf
+
+        side = self.size or self.detector.config.patch_size
+        shape = (1, side, side, self.detector.config.channels)
+        return (
+            tf.function(self.detector.answer).get_concrete_function(tf.TensorSpec(shape, "float32")).structured_outputs
+        )
+
+    def answer(self, images, regions=None):
+        """Images in 0..255 `[N, H, W, C]`, and regions `[N, H, W]`, to what an endpoint returns."""
+        shape = ops.shape(images)
+        height, width = shape[1], shape[2]
+        if self.size:  # whole levels, as of resized files
+            square = (self.size, self.size)
+            images = ops.round(maps.resized(images, square, antialias=True))
+            images = ops.reshape(ops.clip(images, 0.0, 255.0), (-1, *square, self.detector.config.channels))
+        found = self.detector.answer(images)
+        score = found["score"]
+        if regions is not None:
+            if self.size:
+                regions = maps.resized(ops.cast(regions, "float32")[..., None], square, "nearest")[..., 0]
+            inside = ops.where(regions > 0, found["peaks"], float("-inf"))
+            score = ops.max(inside, axis=(1, 2))
+        heat, rebuilt = found["anomaly_map"][..., None], found.get("reconstruction")
+        if self.size:
+            heat = maps.resized(heat, (height, width))
+            rebuilt = None if rebuilt is None else maps.resized(rebuilt, (height, width))
+        ones = ops.ones_like(score)
+        out = {
+            "score": score,
+            "calibrated_score": (score - self.median) / max(self.threshold - self.median, 1e-12),
+            "label": ops.cast(score >= self.threshold, "int32"),
+            "threshold": self.threshold * ones,
+            "anomaly_map": heat[..., 0],
+        }
+        return out if rebuilt is None else out | {"reconstruction": ops.clip((rebuilt + 1) / 2, 0.0, 1.0)}
+
+    def answer_encoded(self, encoded):
+        """PNG or JPEG files `[N]` of one size to what an endpoint returns."""
+        import tensorflow as tf
+
+        channels = self.detector.config.channels
+
+        def decoded(data):
+            image = tf.io.decode_image(data, channels=channels, expand_animations=False)
+            return tf.ensure_shape(image, (None, None, channels))
+
+        images = tf.map_fn(decoded, encoded, fn_output_signature=tf.TensorSpec((None, None, channels), tf.uint8))
+        return self.answer(ops.cast(images, "float32"))
