@@ -32,6 +32,7 @@ from ganspect.data.images import EXTENSIONS, FORMATS, DataError
 from ganspect.data.known import MVTEC_CATEGORIES, OFFICIAL_COUNTS, SOURCES, Source
 
 __all__ = [
+    "NORMAL_NAMES",
     "OFFICIAL_COUNTS",
     "SOURCES",
     "Category",
@@ -43,6 +44,7 @@ __all__ = [
     "layout_of",
     "region_stem",
     "scan",
+    "scan_kinds",
 ]
 
 _GRAY_MODES = ("1", "L", "LA", "I", "F")
@@ -54,6 +56,7 @@ _CLOUD_PLACES = (
     ("train/noncloud", "test/noncloud", "test/cloud"),
     _CLOUD_ARCHIVE,
 )
+NORMAL_NAMES = ("good", "ok", "normal")  # folders of normal images among those of other kinds
 _REGION_SUFFIXES = ("_roi", "_mask")
 _CLOUD_SHARE = 15  # one image in 15 is a normal test image where the archive is not split: 100 of 1500, as in the study
 
@@ -478,3 +481,32 @@ def _is_plain_image(path: Path) -> bool:
 def _bare_stem(path: Path, suffixes: Sequence[str]) -> str:
     suffix = next((s for s in suffixes if path.stem.endswith(s)), "")
     return path.stem.removesuffix(suffix)
+
+
+def scan_kinds(path) -> Category | None:
+    """A folder with one folder of images for each kind as a category of test images; None where there is none.
+
+    The images of a folder named as in `NORMAL_NAMES`, in any case, are normal, those of others anomalous. Masks are
+    matched in `ground_truth/<kind>`, as in MVTec's layout, and regions of interest in `roi/test/<kind>`.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        return None
+    folder = _Folder(root)
+    for child in _folders(root):
+        if child.name in ("ground_truth", "roi") or not _holds_images(child):
+            continue
+        kind = "good" if child.name.lower() in NORMAL_NAMES else child.name
+        folder.add(child.name, "test", kind, None if kind == "good" else f"ground_truth/{child.name}")
+    if not folder.samples:
+        return None
+    folder.share_region()
+    return Category(
+        "folder",
+        root.name,
+        root,
+        tuple(sorted(folder.samples, key=lambda sample: sample.name)),
+        channels=_native_channels(folder.samples),
+        problems=tuple(folder.problems),
+        ignored=tuple(folder.ignored),
+    )

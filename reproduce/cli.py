@@ -7,6 +7,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from ganspect.reproduce.own_commands import add_own
+
 PAPERS = {
     "cbigan": "ganspect.reproduce.cbigan",
     "fcbigan": "ganspect.reproduce.fcbigan",
@@ -37,6 +39,7 @@ def build_parser():
     add_reproduce(commands)
     add_report(commands)
     add_data(commands)
+    add_own(commands)
     return parser
 
 
@@ -132,7 +135,7 @@ def reproduce(options):
         return _refuse(f"--devices: {error}")
     shared = options.jobs > 1 or options.ray  # Ray counts the processors of a cell, and hands out no others
     threads = options.threads or (max(1, len(os.sched_getaffinity(0)) // options.jobs) if shared else None)
-    _quiet_backend(threads)
+    quiet_backend(threads)
     from ganspect.data.samples import DataError
     from ganspect.reproduce import plan
 
@@ -239,7 +242,7 @@ def _conclude(outcomes, console):
 
 def report(options):
     """Rebuilds everything from stored runs."""
-    _quiet_backend(None)
+    quiet_backend(None)
     from ganspect.reproduce import plan
     from ganspect.reproduce import report as pages
 
@@ -369,7 +372,7 @@ def _refuse(message):
     return UNUSABLE
 
 
-def _quiet_backend(threads):
+def quiet_backend(threads):
     """Sets the threads and imports the backend."""
     if threads:
         os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(threads)

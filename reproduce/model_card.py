@@ -1,0 +1,73 @@
+"""README.md beside an exported model: what it is, how it was made, how to call it."""
+
+SAMPLE = """\
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+model = tf.saved_model.load("1")  # keep this variable for as long as the model is used
+image = np.asarray(Image.open("part.png").convert("{mode}")){axis}
+answer = model.signatures["serving_default"](images=tf.constant(image[None]))
+print(float(answer["score"][0]), "anomalous" if int(answer["label"][0]) else "normal")
+heat = answer["anomaly_map"][0].numpy()  # [H, W], higher = more anomalous
+"""
+
+
+def card(metadata):
+    """The text.
+
+    Args:
+        metadata: what metadata.json holds.
+    """
+    m = metadata
+    size = f"{m['image_size'][0]}x{m['image_size'][1]} pixels inside (resized)" if m["image_size"] else "their own size"
+    bound = m["rate_bound"]
+    found = m.get("evaluation") or {}
+    lines = [
+        f"# {m['label']}, {m['channels']} channel{'s' if m['channels'] > 1 else ''}",
+        "",
+        f"A detector of anomalies by {m['label']}, trained on {m['trained_on']} normal images (seed {m['seed']}). It",
+        f"sees images at {size}; the least size is {m['smallest'][0]}x{m['smallest'][1]} pixels.",
+        "",
+        f"**Score:** `{m['score']}`. **Threshold:** {m['threshold']:.6g}, by {m['chosen_by']}.",
+        f"False alarms to expect: {100 * m['expected_rate']:.2g} % of images like the {m['held_out']} held-out ones"
+        + (f", at most {100 * bound:.2g} % with 95 % confidence." if bound else "."),
+        "",
+    ]
+    if "image_auroc" in found:
+        lines += [
+            f"**Measured** on {found['normal']} normal and {found['anomalous']} anomalous images: image AUROC "
+            f"{found['image_auroc']:.3f} ({found['image_auroc_low']:.3f} to {found['image_auroc_high']:.3f}), "
+            f"false alarms: {found['false_alarms']}, anomalous images caught: {found['caught']}.",
+            "",
+        ]
+    else:
+        lines += ["**Not measured** on anomalous images (`ganspect evaluate`).", ""]
+    if m["regions"]:
+        lines += ["Trained and calibrated inside regions of interest: give them to `serve_roi` (`predict --roi`).", ""]
+    lines += [
+        "It knows normal images alone: images from another camera, light or part are anomalous to it, and a defect",
+        "that looks normal at its resolution is not seen.",
+        "",
+        "## Endpoints",
+        f"{', '.join(f'`{name}`' for name in m['endpoints'])}; each answers with `score`, `calibrated_score` (0: the",
+        "median normal image, 1: the threshold), `label`, `threshold`, `anomaly_map`"
+        + (", `reconstruction`." if m["reconstruction"] else "."),
+        "`serving_default` takes `images`, uint8 `[N, H, W, C]`; `serve_float` the same in [0, 1]; `serve_bytes` takes",
+        "`encoded`, PNG or JPEG files of one size; `score` answers with the score alone."
+        + (" `serve_roi` also takes `regions`, uint8 `[N, H, W]`." if m["roi"] else ""),
+        "",
+        "## Use",
+        "    ganspect predict . IMAGES --output predictions",
+        "",
+        "or without ganspect:",
+        "",
+        "```python",
+        SAMPLE.format(
+            mode="L" if m["channels"] == 1 else "RGB", axis="[..., None]" if m["channels"] == 1 else ""
+        ).rstrip(),
+        "```",
+        "",
+        "`1/` is the layout of TensorFlow Serving: `--model_base_path` is the folder of this file.",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,546 @@
+"""A detector for the user's own images: `ganspect train`, `calibrate`, `evaluate`, `export`.
+
+Each works on a detector's folder and on what the one before left there:
+
+config.json, manifest.json, status.json, history.csv, checkpoints/   as of every run (`training.run`)
+data.json          where the images are, which of them are held out
+calibration.json   threshold, its rate of false alarms, scores of the held-out images
+evaluation/        metrics.json, scores.csv, histogram.png
+export/            the model: 1/ (SavedModel), metadata.json, README.md
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ganspect.data import arrays as data_arrays
+from ganspect.data import check, samples
+from ganspect.data.images import DataError
+from ganspect.evaluation import metrics, plots, thresholds
+from ganspect.reproduce import anogan_ganomaly, cbigan, fcbigan, grdnet, runner, scoring
+from ganspect.reproduce.baselines import QUICK_FANOGAN
+from ganspect.reproduce.cells import parse_settings
+from ganspect.training.checkpoint import load_state, position_of, save_state
+from ganspect.training.files import read_json, write_json
+from ganspect.training.run import Run, make_manifest
+
+NAME = "own"
+LEAST = 8  # training images
+SMALL_STEPS = 600  # of methods that see an image as a whole, at least
+CHOICES = ("f1", "youden")
+
+
+class OwnError(ValueError):
+    """What was asked for cannot be done; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A method as `ganspect train` offers it.
+
+    Args:
+        paper, key: the script that has it, and its name there.
+        settings: `(number of training images, (height, width) of the smallest) -> settings`, channels aside.
+        minutes: of `reference` images trained on, on two cores.
+        reference: images, all epochs together, that take `minutes` at these settings.
+        why: what it is good for, one line.
+        label: its name, where it is not the script's.
+    """
+
+    paper: object
+    key: str
+    settings: object
+    minutes: float
+    reference: int
+    why: str
+    label: str = ""
+
+    @property
+    def name(self):
+        return self.label or self.method.label
+
+    @property
+    def method(self):
+        return self.paper.METHODS[self.key]
+
+
+def _fcbigan(count, size):
+    patch = next((p for p in (48, 32, 16) if p <= min(size)), 0)
+    if not patch:
+        raise OwnError(f"images of {size[0]}x{size[1]} pixels are too small: FCBiGAN takes patches of 16 or more")
+    quick = fcbigan.PROFILES["quick"]["fcbigan"].settings
+    return quick | dict(patch_size=patch, map_stride=4, filter_size=min(48, 2 * (min(size) // 4)))
+
+
+def _cbigan(count, size):
+    return cbigan.QUICK | dict(image_size=64, patch_size=64)
+
+
+def _ganomaly(count, size):
+    return dict(epochs=max(15, _epochs(count, 64)), image_size=64, batch_size=min(64, count))
+
+
+def _anogan(count, size):
+    return dict(image_size=64, width=32, epochs=max(25, _epochs(count, 32)), search_steps=200)
+
+
+def _fanogan(count, size):
+    patch = 64 if min(size) >= 64 else 32
+    if min(size) < patch:
+        raise OwnError(f"images of {size[0]}x{size[1]} pixels are too small: f-AnoGAN takes patches of 32 or more")
+    return QUICK_FANOGAN | dict(patch_size=patch, score="residual")
+
+
+def _corrupted(count, size):
+    side = 128 if min(size) >= 128 else 64
+    return dict(width=16, epochs=max(10, _epochs(count, 8, 300)), image_size=side, patch_size=side)
+
+
+def _draem(count, size):
+    settings = _corrupted(count, size)
+    return settings | dict(schedule_epochs=settings["epochs"])
+
+
+def _epochs(count, batch, steps=SMALL_STEPS):
+    """Epochs that make so many steps."""
+    return math.ceil(steps / max(1, count // batch))
+
+
+OFFERS = {
+    "fcbigan": Offer(fcbigan, "fcbigan", _fcbigan, 40, 180_000, "textures and fabrics of any size, pixel maps"),
+    "grdnet": Offer(
+        grdnet, "grdnet-case-2", _corrupted, 20, 2_400, "objects, pixel maps, regions of interest", label="GRD-Net"
+    ),
+    "draem": Offer(grdnet, "draem", _draem, 12, 2_400, "objects, pixel maps"),
+    "cbigan": Offer(cbigan, "cbigan", _cbigan, 12, 96_000, "objects seen as a whole"),
+    "ganomaly": Offer(cbigan, "ganomaly", _ganomaly, 20, 40_000, "objects seen as a whole; fast to score"),
+    "f-anogan": Offer(cbigan, "f-anogan", _fanogan, 12, 40_000, "textures, pixel maps"),
+    "anogan": Offer(anogan_ganomaly, "anogan", _anogan, 15, 70_000, "objects seen as a whole; slow to score"),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training will be, before it starts.
+
+    Args:
+        name: of the method.
+        config: its settings.
+        arrays: the images.
+        kept, held_out: indices of the training images.
+        minutes: about how long on two cores.
+    """
+
+    name: str
+    config: object
+    arrays: data_arrays.CategoryArrays
+    kept: np.ndarray
+    held_out: np.ndarray
+    minutes: float
+
+    def text(self):
+        """The choices in words."""
+        c, shown = self.config, ("image_size", "patch_size", "width", "batch_size", "epochs", "map_stride")
+        values = ", ".join(f"{name} {getattr(c, name)}" for name in shown if getattr(c, name, 0))
+        color = "gray" if c.channels == 1 else "RGB"
+        seen = OFFERS[self.name].method.attends and self.arrays.train_rois
+        rois = ", with regions of interest" if seen else ""
+        return "\n".join(
+            [
+                f"{len(self.kept)} images to train on, {len(self.held_out)} held out for the threshold; {color}{rois}",
+                f"{self.name} ({OFFERS[self.name].why}): {values}; --set FIELD=VALUE changes them",
+                f"about {max(1, round(self.minutes))} minutes on two cores",
+            ]
+        )
+
+
+def plan(name, folder, overrides=(), seed=0, held_out=None):
+    """Reads the images and chooses the settings.
+
+    Args:
+        name: of a method, from `OFFERS`.
+        folder: a plain folder of normal images, or a category in a layout that `data.samples` knows.
+        overrides: `field=value` texts.
+        seed: of the training.
+        held_out: images to hold out; by default 10 %, up to 20 where they are at most a third of all.
+
+    Returns:
+        `Plan`.
+
+    Raises:
+        DataError: a file that cannot be used; every such file is named.
+        OwnError: there are too few images, or a setting is refused.
+    """
+    offer = OFFERS[name]
+    category = samples.scan(folder)
+    report = check.check(category)
+    if not report.ok:
+        raise DataError(folder, report.message())
+    count = len(category.train)
+    if count < LEAST:
+        raise OwnError(f"{folder}: {count} normal images; {LEAST} are the least, 100 and more are better")
+    size = data_arrays.smallest_image(folder)
+    left_out = count_held_out(count, held_out)
+    try:
+        settings = offer.settings(count - left_out, size)
+        fixed = offer.method.settings if isinstance(offer.method.settings, dict) else {}
+        settings = settings | fixed | {"channels": category.channels, "seed": seed}
+        settings |= parse_settings(overrides, offer.method.config)
+        config = offer.method.config(**settings)
+    except OwnError:
+        raise
+    except ValueError as error:
+        raise OwnError(f"{name}: {error}") from None
+    arrays = data_arrays.load_arrays(category, config.channels, getattr(config, "image_size", None) or None)
+    order = np.argsort(np.array(arrays.train_names, dtype=str), kind="stable")
+    kept, held = np.sort(order[: count - left_out]), np.sort(order[count - left_out :])
+    return Plan(name, config, arrays, kept, held, estimate(offer, config, len(kept)))
+
+
+def count_held_out(count, asked=None):
+    """How many of so many training images are held out.
+
+    Raises:
+        OwnError: not enough are left to train on, or none is held out.
+    """
+    number = max(samples.held_out_count(count), min(20, count // 3)) if asked is None else asked
+    if not 0 < number <= count - LEAST // 2:
+        raise OwnError(f"--held-out {number} of {count} images: at least 1, and {LEAST // 2} must be left to train on")
+    return number
+
+
+def estimate(offer, config, count):
+    """Minutes of a training on two cores, from the images of its epochs."""
+    sampler = offer.method.sampler(config, ((config.patch_size, config.patch_size),) * count)
+    reference = offer.method.config(**offer.settings(count, (512, 512)))
+    scale = (config.patch_size / reference.patch_size) ** 2 * (config.width / reference.width) ** 2
+    return offer.minutes * sampler.steps * sampler.batch_size * config.epochs / offer.reference * scale
+
+
+def train(chosen, output, options, channel):
+    """Trains, or goes on where the detector's folder stands.
+
+    Args:
+        chosen: `Plan`.
+        output: the detector's folder.
+        options: with `threads`, `devices`, `force`, `data`.
+        channel: `training.grid.Channel`.
+
+    Raises:
+        ConfigMismatch: the folder holds a detector of other settings or images.
+        Diverged: a loss became infinite.
+        KeyboardInterrupt: SIGINT or SIGTERM came; the same command goes on.
+    """
+    import keras
+
+    run, config, arrays = Run(Path(output)), chosen.config, chosen.arrays
+    if options.force:
+        run.restart()
+    method = OFFERS[chosen.name].method
+    stored = dataclasses.asdict(config) | {"method": chosen.name, "data": arrays.fingerprint}
+    stored |= {"held_out": len(chosen.held_out)}
+    backend = keras.backend.backend()
+    manifest = make_manifest(config.seed, arrays.fingerprint, options.threads, backend, options.devices)
+    for line in run.open(stored, manifest, position=position_of(run.checkpoint)):
+        channel.say(line)
+    names = [[arrays.train_names[i] for i in part] for part in (chosen.kept, chosen.held_out)]
+    folder = str(Path(options.data).resolve())
+    write_json(run.path / "data.json", {"folder": folder, "train": names[0], "held_out": names[1]})
+    with options.devices.scope():
+        detector = method.build(config)
+        detector.compile()
+    held_out = runner.HeldOut(method, detector, runner.training_images(method, arrays, chosen.held_out))
+    images = runner.training_images(method, arrays, chosen.kept)
+    runner.train(method, detector, images, held_out, run, channel, chosen.name, options.devices)
+
+
+def stored_detector(folder, calibrated=False):
+    """The trained detector of a folder, and its `Run`.
+
+    Args:
+        folder: the detector's.
+        calibrated: with the constants that `calibrate` has stored.
+
+    Raises:
+        OwnError: it is not trained, or not calibrated.
+    """
+    run = Run(Path(folder))
+    if run.status["state"] not in ("trained", "finished"):
+        found = f"its training is {run.status['state']}" if run.config else "there is no detector"
+        raise OwnError(f"{folder}: {found}; ganspect train --method METHOD --data FOLDER --output {folder}")
+    offer = OFFERS[run.config["method"]]
+    fields = {f.name for f in dataclasses.fields(offer.method.config)}
+    detector = offer.method.build(offer.method.config(**{k: v for k, v in run.config.items() if k in fields}))
+    detector.compile()
+    if calibrated and not (run.path / "calibration.json").exists():
+        raise OwnError(f"{folder} is not calibrated: ganspect calibrate {folder}")
+    load_state(_calibrated(run) if calibrated else _best(run), detector.state)
+    return detector, run
+
+
+def _best(run):
+    best = run.path / "checkpoints" / "best.npz"
+    return best if best.exists() else run.checkpoint
+
+
+def _calibrated(run):
+    return run.path / "checkpoints" / "calibrated.npz"
+
+
+def calibrate(folder, rate=0.05, normals=None, labelled=None, choice="f1"):
+    """Finds the threshold and stores it with the scores that it comes from.
+
+    Args:
+        folder: the detector's.
+        rate: of false alarms.
+        normals: folder of other normal images than those held out in training, in whose place they are scored.
+        labelled: folder of normal and anomalous images; the threshold is then the best one there, by `choice`.
+        choice: "f1", or "youden": sensitivity plus specificity.
+
+    Returns:
+        What calibration.json holds.
+
+    Raises:
+        OwnError: see `stored_detector`; there is no image; of labelled ones, a class is missing.
+    """
+    detector, run = stored_detector(folder)
+    images, regions = _held_out_images(run, detector) if normals is None else _normal_images(normals, detector)
+    if not images:
+        raise OwnError(f"{normals or folder}: no normal images to calibrate with")
+    detector.calibrate(images)
+    scores, peaks = _scores(detector, images, regions)
+    found = thresholds.rate_threshold(scores, rate)
+    pixel = thresholds.rate_threshold(peaks, rate)
+    stored = {
+        "threshold": found.value,
+        "median": float(np.median(scores)),
+        "pixel_threshold": pixel.value,
+        "false_alarm_rate": rate,
+        "expected_rate": found.expected,
+        "rate_bound": found.bound,
+        "held_out": found.n,
+        "chosen_by": f"false-alarm rate {rate:g} on {found.n} normal images",
+        "note": found.note,
+        "regions": regions is not None,
+        "scores": [float(score) for score in scores],
+    }
+    if labelled:
+        stored |= _labelled_threshold(detector, labelled, choice, scores)
+    save_state(_calibrated(run), detector.state, *position_of(_best(run)))
+    write_json(run.path / "calibration.json", stored)
+    return stored
+
+
+def _labelled_threshold(detector, folder, choice, normals):
+    """The threshold that is best on labelled images, and what it means for the held-out ones."""
+    arrays = _labelled(folder, detector)
+    scores, _ = _scores(detector, arrays.test, arrays.rois if _attends(detector) else None)
+    if len(set(arrays.labels.tolist())) < 2:
+        raise OwnError(f"{folder}: a threshold from labelled images needs normal and anomalous ones")
+    best = metrics.f1_max if choice == "f1" else metrics.balanced_accuracy_oracle
+    value, cut = best(arrays.labels, scores)
+    share = float(np.mean(np.asarray(normals) >= cut))
+    measure = "F1" if choice == "f1" else "balanced accuracy (Youden)"
+    text = f"best {measure} on {len(scores)} labelled images: {value:.3f} there, optimistic for others"
+    return {
+        "threshold": float(cut),
+        "expected_rate": share,
+        "rate_bound": None,
+        "chosen_by": text,
+        "note": f"{text}; false alarms on {len(normals)} held-out normal images: {100 * share:.3g} %",
+    }
+
+
+def evaluate(folder, data):
+    """Measures a calibrated detector on labelled images and stores what it finds in `evaluation/`.
+
+    Args:
+        folder: the detector's.
+        data: a category with test images, or a folder with one folder of normal images (good, ok, normal) and others.
+
+    Returns:
+        `{metric: value}`.
+
+    Raises:
+        OwnError: see `stored_detector`; there are no test images.
+    """
+    detector, run = stored_detector(folder, calibrated=True)
+    calibration = read_json(run.path / "calibration.json")
+    arrays = _labelled(data, detector)
+    regions = arrays.rois if _attends(detector) else None
+    evidence = detector.evidences(arrays.test)
+    name = detector.score_names[0]
+    scores = np.array([_score(detector, e, None if regions is None else regions[i]) for i, e in enumerate(evidence)])
+    cut, labels = calibration["threshold"], arrays.labels
+    called = scores >= np.float32(cut)
+    found = {"images": len(labels), "normal": int(np.sum(labels == 0)), "anomalous": int(np.sum(labels == 1))}
+    found |= {
+        "threshold": cut,
+        "false_alarms": int(called[labels == 0].sum()),
+        "caught": int(called[labels == 1].sum()),
+    }
+    reason = metrics.why_undefined(labels)
+    if not reason:
+        found["image_auroc"] = metrics.image_auroc(labels, scores)
+        found["image_auroc_low"], found["image_auroc_high"] = scoring.statistics.bootstrap_image_auroc(labels, scores)
+        found["image_ap"] = metrics.image_ap(labels, scores)
+        found["image_balanced_accuracy"] = metrics.balanced_accuracy(labels, scores, cut)
+    mapped = detector.map_names is None or name in detector.map_names or detector.map_names
+    if mapped and all(mask is not None for mask in arrays.masks) and not reason:
+        chosen = name if detector.map_names is None or name in detector.map_names else detector.map_names[0]
+        maps = [detector.map_from(e, chosen) for e in evidence]
+        found["pixel_auroc"], found["pixel_aupr"] = metrics.pixel_auroc_aupr(arrays.masks, maps)
+    found["caught_by_defect"] = {
+        defect: f"{int(called[rows].sum())} of {int(rows.sum())}"
+        for defect in sorted(set(arrays.defects) - {"good"})
+        if (rows := np.array(arrays.defects) == defect).any()
+    }
+    place = run.path / "evaluation"
+    place.mkdir(exist_ok=True)
+    write_json(place / "metrics.json", found | {"data": str(Path(data).resolve()), "fingerprint": arrays.fingerprint})
+    rows = zip(arrays.test_names, labels, arrays.defects, scores, called, strict=True)
+    columns = ("image", "label", "defect", "score", "called_anomalous")
+    table = [dict(zip(columns, (n, int(y), d, float(s), int(c)), strict=True)) for n, y, d, s, c in rows]
+    run.write_table("evaluation/scores.csv", table)
+    figure = plots.score_histograms(scores[labels == 0], scores[labels == 1], f"{detector.name}: {name}", threshold=cut)
+    plots.save_figure(figure, place / "histogram.png")
+    return found
+
+
+def _scores(detector, images, regions):
+    """Scores of images, inside their regions where given, and the maxima of their maps."""
+    scores, peaks = [], []
+    for i, found in enumerate(detector.evidences(images)):
+        scores.append(_score(detector, found, None if regions is None else regions[i]))
+        peaks.append(float(detector.map_from(found, _map_name(detector)).max()))
+    return np.array(scores), np.array(peaks)
+
+
+def _score(detector, evidence, region):
+    return detector.score_from(evidence) if region is None else detector.score_inside(evidence, region)
+
+
+def _map_name(detector):
+    first = detector.score_names[0]
+    return first if detector.map_names is None or first in detector.map_names else detector.map_names[0]
+
+
+def _attends(detector):
+    """Whether the detector was trained with regions of interest, which its scores then keep to."""
+    return hasattr(detector.config, "loss_case") and detector.config.loss_case != 1
+
+
+def _size(detector):
+    return detector.input_size
+
+
+def _held_out_images(run, detector):
+    """The images that were held out in training, and their regions."""
+    data = read_json(run.path / "data.json", {})
+    try:
+        category = samples.scan(data["folder"])
+    except DataError as error:
+        raise OwnError(f"{error}: where are the normal images now? --normals FOLDER") from None
+    names = set(data["held_out"])
+    chosen = tuple(sample for sample in category.train if sample.name in names)
+    if len(chosen) < len(names):
+        raise OwnError(f"{len(names) - len(chosen)} held-out images are gone from {data['folder']}; --normals FOLDER")
+    arrays = data_arrays.load_arrays(
+        dataclasses.replace(category, samples=chosen), detector.config.channels, _size(detector)
+    )
+    return arrays.train, arrays.train_rois if _attends(detector) else None
+
+
+def _normal_images(folder, detector):
+    """All normal images of a folder, and their regions."""
+    arrays = data_arrays.load_arrays(samples.scan(folder), detector.config.channels, _size(detector))
+    return arrays.train, arrays.train_rois if _attends(detector) else None
+
+
+def _labelled(folder, detector):
+    """The test images of a category, or the images of a folder with a folder for each kind.
+
+    Raises:
+        OwnError: there are none.
+    """
+    try:
+        category = samples.scan(folder)
+    except DataError:
+        category = None
+    if category is None or not category.test:
+        category = samples.scan_kinds(folder)
+    if category is None:
+        kinds = ", ".join(samples.NORMAL_NAMES)
+        raise OwnError(
+            f"{folder}: no test images; expected test/<kind>/, or a folder for each kind, normal ones in one of {kinds}"
+        )
+    only = dataclasses.replace(category, samples=category.test)
+    return data_arrays.load_arrays(only, detector.config.channels, _size(detector))
+
+
+def export(folder, output=None):
+    """Writes the model folder: the SavedModel as `1/`, metadata.json and README.md.
+
+    Args:
+        folder: the detector's.
+        output: the model's; `<folder>/export` by default.
+
+    Returns:
+        `(path of the model folder, metadata)`.
+
+    Raises:
+        OwnError: see `stored_detector`; the method cannot be exported with its settings.
+    """
+    import shutil
+
+    from ganspect.models.export import Calibration
+    from ganspect.reproduce.model_card import card
+
+    detector, run = stored_detector(folder, calibrated=True)
+    calibration = read_json(run.path / "calibration.json")
+    place = Path(output or run.path / "export")
+    temporary = place.with_name(f".{place.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        facts = detector.export(temporary / "1", Calibration(calibration["threshold"], calibration["median"]))
+    except (ValueError, RuntimeError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise OwnError(str(error)) from None
+    manifest, name = run.manifest, run.config["method"]
+    kept = ("threshold", "pixel_threshold", "false_alarm_rate", "expected_rate", "rate_bound", "held_out", "chosen_by")
+    metadata = {
+        "format": 1,
+        "method": name,
+        "label": OFFERS[name].name,
+        "score": detector.score_names[0],
+        **facts,
+        "regions": bool(_attends(detector) and calibration.get("regions")),
+        **{key: calibration[key] for key in kept},
+        "calibration": {"median": calibration["median"], "threshold": calibration["threshold"]},
+        "trained_on": len(read_json(run.path / "data.json")["train"]),
+        "config": {k: v for k, v in run.config.items() if k not in ("method", "data", "held_out")},
+        "data_fingerprint": manifest["data_fingerprint"],
+        "versions": manifest["versions"],
+        "commit": manifest["commit"],
+        "seed": manifest["seed"],
+        "date": manifest["date"],
+        "evaluation": read_json(run.path / "evaluation" / "metrics.json"),
+    }
+    write_json(temporary / "metadata.json", metadata)
+    (temporary / "README.md").write_text(card(metadata), encoding="utf-8")
+    previous = None
+    if place.exists():
+        if not (place / "metadata.json").exists() and any(place.iterdir()):
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise OwnError(f"{place} is not a model's folder and not empty: nothing was written")
+        previous = place.with_name(f".{place.name}.old")
+        shutil.rmtree(previous, ignore_errors=True)
+        place.rename(previous)
+    temporary.rename(place)
+    if previous:
+        shutil.rmtree(previous, ignore_errors=True)
+    return place, metadata

@@ -1,0 +1,186 @@
+"""The commands `ganspect train`, `calibrate`, `evaluate`, `export`; what they do is in `reproduce.own`."""
+
+import shlex
+import sys
+
+DONE, UNUSABLE, INTERRUPTED = 0, 1, 130
+METHODS = ("fcbigan", "grdnet", "draem", "cbigan", "ganomaly", "f-anogan", "anogan")
+FORMATS = ("onnx", "litert", "openvino")
+
+
+def add_own(commands):
+    """Adds the four commands to the parser's."""
+    command = commands.add_parser("train", help="train a detector on a folder of your own normal images")
+    command.add_argument("--method", choices=METHODS, default="fcbigan", help="default: fcbigan")
+    command.add_argument("--data", required=True, metavar="FOLDER", help="normal images, or a category as in MVTec AD")
+    command.add_argument("--output", default="detector", metavar="DIR", help="the detector's folder; default: detector")
+    command.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change settings of the method")
+    command.add_argument("--epochs", type=int, metavar="N", help="the same as --set epochs=N")
+    command.add_argument(
+        "--held-out", type=int, metavar="N", help="images kept for the threshold; default: 10 %% or 20"
+    )
+    command.add_argument("--seed", type=int, default=0, metavar="N")
+    command.add_argument("--devices", default="1", metavar="N|cpu:N", help="GPUs to divide a batch between")
+    command.add_argument("--force", action="store_true", help="train anew; the old detector is set aside")
+    command.add_argument(
+        "--plan", action="store_true", help="say what would be trained and how long it takes, and stop"
+    )
+    _threads(command).set_defaults(run=train)
+    command = commands.add_parser("calibrate", help="find a detector's threshold from held-out normal images")
+    command.add_argument("detector", metavar="DETECTOR", help="a folder that train has left")
+    command.add_argument("--rate", type=float, default=0.05, metavar="R", help="rate of false alarms; default: 0.05")
+    command.add_argument("--normals", metavar="FOLDER", help="other normal images than those held out in training")
+    command.add_argument("--labelled", metavar="FOLDER", help="take the best threshold on these labelled images")
+    command.add_argument("--choose", choices=("f1", "youden"), default="f1", help="with --labelled; default: f1")
+    _threads(command).set_defaults(run=calibrate)
+    command = commands.add_parser("evaluate", help="measure a calibrated detector on labelled images")
+    command.add_argument("detector", metavar="DETECTOR")
+    command.add_argument("--data", required=True, metavar="FOLDER", help="test images: test/<kind>/ or <kind>/")
+    _threads(command).set_defaults(run=evaluate)
+    command = commands.add_parser("export", help="write a calibrated detector as a SavedModel")
+    command.add_argument("detector", metavar="DETECTOR")
+    command.add_argument("--output", metavar="DIR", help="the model's folder; default: DETECTOR/export")
+    command.add_argument(
+        "--to", nargs="+", choices=FORMATS, default=[], help='also convert: pip install "ganspect[export]"'
+    )
+    _threads(command).set_defaults(run=export)
+
+
+def _threads(command):
+    command.add_argument("--threads", type=int, metavar="N", help="processor threads")
+    return command
+
+
+def _guarded(work):
+    """Runs a command; what the user can mend is one line on standard error."""
+    from ganspect.data.images import DataError
+    from ganspect.reproduce.own import OwnError
+    from ganspect.training.callbacks import Diverged
+    from ganspect.training.devices import NoDevices
+    from ganspect.training.run import ConfigMismatch
+
+    try:
+        return work()
+    except (DataError, OwnError, ConfigMismatch, Diverged, NoDevices) as error:
+        print(f"ganspect: {error}", file=sys.stderr)
+        return UNUSABLE
+    except KeyboardInterrupt:
+        print("interrupted: the same command continues where it stopped", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _next(*words):
+    """The next command, as it can be pasted."""
+    print("next: " + " ".join(word if word.isupper() else shlex.quote(word) for word in ("ganspect", *words)))
+
+
+def train(options):
+    """`ganspect train`."""
+    from ganspect.reproduce.cli import quiet_backend
+    from ganspect.training.devices import Devices
+
+    try:
+        options.devices = Devices.parse(options.devices)
+    except ValueError as error:
+        print(f"ganspect: --devices: {error}", file=sys.stderr)
+        return UNUSABLE
+    quiet_backend(options.threads)
+    from rich.console import Console
+
+    from ganspect.reproduce import own
+    from ganspect.reproduce.own_display import TrainingDisplay
+
+    def work():
+        settings = [*options.set, *([f"epochs={options.epochs}"] if options.epochs else [])]
+        chosen = own.plan(options.method, options.data, settings, options.seed, options.held_out)
+        print(chosen.text(), flush=True)
+        if options.plan:
+            return DONE
+        with TrainingDisplay(Console()) as channel:
+            own.train(chosen, options.output, options, channel)
+        print(f"trained: {options.output}")
+        _next("calibrate", options.output)
+        return DONE
+
+    return _guarded(work)
+
+
+def calibrate(options):
+    """`ganspect calibrate`."""
+    from ganspect.reproduce.cli import quiet_backend
+
+    quiet_backend(options.threads)
+    from ganspect.reproduce import own
+
+    if not 0 < options.rate < 1:
+        print(f"ganspect: --rate must lie in (0, 1), not {options.rate:g}", file=sys.stderr)
+        return UNUSABLE
+
+    def work():
+        found = own.calibrate(options.detector, options.rate, options.normals, options.labelled, options.choose)
+        print(f"threshold {found['threshold']:.6g}: {found['note']}")
+        _next("evaluate", options.detector, "--data", "LABELLED_FOLDER")
+        _next("export", options.detector)
+        return DONE
+
+    return _guarded(work)
+
+
+def evaluate(options):
+    """`ganspect evaluate`."""
+    from ganspect.reproduce.cli import quiet_backend
+
+    quiet_backend(options.threads)
+    from ganspect.reproduce import own
+
+    def work():
+        found = own.evaluate(options.detector, options.data)
+        print(f"{found['normal']} normal images, {found['false_alarms']} called anomalous")
+        print(f"{found['anomalous']} anomalous images, {found['caught']} called anomalous")
+        for defect, text in found["caught_by_defect"].items():
+            print(f"  {defect}: {text}")
+        if "image_auroc" in found:
+            low, high = found["image_auroc_low"], found["image_auroc_high"]
+            print(f"image AUROC {found['image_auroc']:.3f} (95 % interval {low:.3f} to {high:.3f})", end="")
+            print(f", average precision {found['image_ap']:.3f}")
+            print(f"balanced accuracy at the threshold {found['image_balanced_accuracy']:.3f}")
+        if "pixel_auroc" in found:
+            print(f"pixel AUROC {found['pixel_auroc']:.3f}, pixel AUPR {found['pixel_aupr']:.3f}")
+        print(f"scores, metrics, histogram: {options.detector}/evaluation")
+        _next("export", options.detector)
+        return DONE
+
+    return _guarded(work)
+
+
+def export(options):
+    """`ganspect export`."""
+    from ganspect.reproduce.cli import quiet_backend
+
+    quiet_backend(options.threads)
+    from ganspect.reproduce import own
+
+    def work():
+        place, metadata = own.export(options.detector, options.output)
+        print(f"model: {place} ({', '.join(metadata['endpoints'])})")
+        code = _convert(place, options.to) if options.to else DONE
+        _next("predict", str(place), "IMAGES", "--output", "predictions")
+        return code
+
+    return _guarded(work)
+
+
+def _convert(place, formats):
+    """Converts the model; says how far each copy is from it, or why there is none."""
+    from ganspect.models.convert import ConversionError, convert
+
+    code = DONE
+    for name in formats:
+        try:
+            errors = convert(place, [name])
+        except ConversionError as error:
+            print(f"ganspect: {error}", file=sys.stderr)
+            code = 2
+            continue
+        print(f"{name}: {place / name}, {errors}")
+    return code

@@ -1,0 +1,170 @@
+"""A detector for the user's own images, from a folder to a model, each command on what the one before left."""
+
+import csv
+import json
+import signal
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from test_reproduce_cli import inline
+
+from ganspect.evaluation.thresholds import rate_threshold
+from ganspect.reproduce import own
+from ganspect.reproduce.own_commands import METHODS
+
+SMALL = "--set image_size=32 width=4 batch_size=4 epochs=3 steps_per_epoch=2 latent_size=6".split()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A plain folder of 24 normal images, and a labelled one: discs with a dark stripe in the anomalous ones."""
+    root, rng = tmp_path_factory.mktemp("own"), np.random.default_rng(0)
+
+    def picture(striped):
+        y, x = np.mgrid[:40, :48]
+        image = 60 + 120 * (np.hypot(y - 20, x - 24) < 15) + rng.normal(0, 3, (40, 48))
+        image[18:22] -= 100 * striped
+        return Image.fromarray(np.clip(image, 0, 255).astype("uint8"))
+
+    for place, striped, count in (("normal", 0, 24), ("test/OK", 0, 5), ("test/stripe", 1, 4)):
+        (root / place).mkdir(parents=True)
+        for i in range(count):
+            picture(striped).save(root / place / f"{i:02d}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(folders):
+    done = inline("train", "--method", "ganomaly", "--data", folders / "normal", "--output", folders / "det", *SMALL)
+    assert done.returncode == 0, done.stderr
+    return folders, done
+
+
+def test_training_says_what_it_chose_and_the_next_command(trained):
+    root, done = trained
+    assert "16 images to train on, 8 held out for the threshold; gray" in done.stdout
+    assert "image_size 32" in done.stdout and "minutes on two cores" in done.stdout
+    assert f"next: ganspect calibrate {root / 'det'}" in done.stdout
+    data = json.loads((root / "det" / "data.json").read_text())
+    assert len(data["train"]) == 16 and data["held_out"] == [f"{i:02d}.png" for i in range(16, 24)]
+    again = inline("train", "--method", "ganomaly", "--data", root / "normal", "--output", root / "det", *SMALL)
+    assert again.returncode == 0
+    other = [x.replace("width=4", "width=8") for x in SMALL]
+    refused = inline("train", "--method", "ganomaly", "--data", root / "normal", "--output", root / "det", *other)
+    assert refused.returncode == 1 and "width: stored 4, asked 8" in refused.stderr
+
+
+def test_each_command_on_what_the_one_before_left(trained, tmp_path):
+    root, _ = trained
+    detector = root / "det"
+    assert "is not calibrated: ganspect calibrate" in inline("export", detector).stderr
+    done = inline("calibrate", detector, "--rate", "0.2")
+    assert done.returncode == 0 and "next: ganspect evaluate" in done.stdout, done.stderr
+    stored = json.loads((detector / "calibration.json").read_text())
+    assert stored["held_out"] == 8 and sum(s >= stored["threshold"] for s in stored["scores"]) == 0
+    done = inline("evaluate", detector, "--data", root / "test")
+    assert done.returncode == 0 and "5 normal images" in done.stdout and "stripe: " in done.stdout, done.stderr
+    with open(detector / "evaluation" / "scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [r["label"] for r in rows] == ["0"] * 5 + ["1"] * 4 and (detector / "evaluation" / "histogram.png").exists()
+    done = inline("export", detector)
+    assert done.returncode == 0 and "next: ganspect predict" in done.stdout, done.stderr
+    metadata = json.loads((detector / "export" / "metadata.json").read_text())
+    assert metadata["threshold"] == stored["threshold"] and metadata["evaluation"]["anomalous"] == 4
+    loaded = tf.saved_model.load(detector / "export" / "1")
+    for row in rows:
+        image = np.asarray(Image.open(root / "test" / row["image"]))[None, ..., None]
+        answer = loaded.signatures["serving_default"](images=tf.constant(image))
+        assert float(answer["score"][0]) == pytest.approx(float(row["score"]), rel=0.05)  # resized inside
+        assert answer["anomaly_map"].shape == (1, 40, 48)
+    assert f"{metadata['threshold']:.6g}" in (detector / "export" / "README.md").read_text()
+    assert inline("export", detector).returncode == 0  # over the model before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    refused = inline("export", detector, "--output", tmp_path / "mine")
+    assert refused.returncode == 1 and (tmp_path / "mine" / "notes.txt").read_text() == "keep"
+
+
+def test_a_threshold_from_labelled_images_says_so(trained):
+    root, _ = trained
+    for choice in own.CHOICES:
+        done = inline("calibrate", root / "det", "--labelled", root / "test", "--choose", choice)
+        assert done.returncode == 0 and "optimistic for others" in done.stdout, done.stderr
+    alone = inline("calibrate", root / "det", "--labelled", root / "normal")
+    assert alone.returncode == 1 and "no test images" in alone.stderr
+    other = inline("calibrate", root / "det", "--normals", root / "test" / "OK")
+    assert other.returncode == 0 and "from 5 held-out images" in other.stdout
+
+
+def test_an_interrupted_training_goes_on(folders, tmp_path):
+    class Signal(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 0:
+                signal.raise_signal(signal.SIGINT)
+
+    arguments = ("train", "--method", "ganomaly", "--data", folders / "normal", "--output", tmp_path / "d", *SMALL)
+    with pytest.MonkeyPatch.context() as patch:
+        real = own.runner.fit
+        patch.setattr(own.runner, "fit", lambda *a: real(*a[:5], [Signal(), *a[5]], *a[6:]))
+        stopped = inline(*arguments)
+    assert stopped.returncode == 130 and "the same command continues" in stopped.stderr
+    assert "not trained" in (refused := inline("calibrate", tmp_path / "d")).stderr or refused.returncode == 1
+    done = inline(*arguments)
+    assert done.returncode == 0 and "continues after epoch 1 of 3" in done.stdout, done.stderr
+
+
+def test_what_cannot_be_done_is_one_line(folders, tmp_path):
+    few = tmp_path / "few"
+    few.mkdir()
+    for i in range(5):
+        Image.new("L", (40, 40), i).save(few / f"{i}.png")
+    (tmp_path / "empty").mkdir()
+    for arguments, words in (
+        (("train", "--data", few), "5 normal images; 8 are the least"),
+        (("train", "--data", tmp_path / "empty"), "empty"),
+        (("train", "--data", tmp_path / "none"), "none"),
+        (("train", "--data", folders / "normal", "--set", "widht=3"), "widht"),
+        (("train", "--data", folders / "normal", "--set", "width=5"), "width must be a multiple of 4"),
+        (("train", "--data", folders / "normal", "--held-out", "23"), "--held-out 23 of 24"),
+        (("train", "--data", folders / "normal", "--devices", "x"), "--devices"),
+        (("calibrate", tmp_path / "none"), "there is no detector"),
+        (("calibrate", tmp_path / "none", "--rate", "2"), "--rate must lie in (0, 1)"),
+        (("evaluate", tmp_path / "none", "--data", few), "there is no detector"),
+        (("export", tmp_path / "none"), "there is no detector"),
+    ):
+        done = inline(*arguments, *(("--output", tmp_path / "d") if arguments[0] == "train" else ()))
+        assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr, (
+            arguments,
+            done.stderr,
+        )
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("count, size", [(9, (64, 64)), (300, (700, 1024)), (60, (256, 256))])
+def test_settings_are_chosen_for_every_method_and_size(method, count, size):
+    offer = own.OFFERS[method]
+    fixed = offer.method.settings if isinstance(offer.method.settings, dict) else {}
+    config = offer.method.config(**{**offer.settings(count, size), **fixed, "channels": 3})
+    assert 0 < own.estimate(offer, config, count) < 240
+
+
+def test_a_threshold_keeps_its_rate():
+    """Over many draws of held-out images: the mean rate is `expected`, 95 % of the rates are within the bound."""
+    rng = np.random.default_rng(0)
+    for n, rate in ((19, 0.05), (40, 0.1), (99, 0.05)):
+        found = [rate_threshold(rng.random(n), rate) for _ in range(2000)]
+        rates = np.array([1 - one.value for one in found])  # of uniform scores
+        assert all(one.reached for one in found) and found[0].expected <= rate + 1e-9
+        assert rates.mean() == pytest.approx(found[0].expected, abs=0.004)
+        assert np.mean(rates <= found[0].bound) == pytest.approx(0.95, abs=0.02)
+    few = rate_threshold([1.0, 2.0, 3.0], 0.05)
+    assert not few.reached and few.value > 3 and few.needed == 19 and "19 or more" in few.note
+    for wrong in ([], [np.nan], [1.0, np.inf]):
+        with pytest.raises(ValueError, match="finite"):
+            rate_threshold(wrong)
+    with pytest.raises(ValueError, match="rate"):
+        rate_threshold([1.0], 1.0)
