@@ -1,4 +1,7 @@
-"""The command line: `ganspect reproduce | report | data`. TensorFlow is imported only when a command needs it."""
+"""The command line: `ganspect reproduce | report | data | train | calibrate | evaluate | export | predict`.
+
+TensorFlow is imported only when a command needs it.
+"""
 
 import argparse
 import importlib
@@ -8,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ganspect.reproduce.own_commands import add_own
+from ganspect.reproduce.predict import add_predict
 
 PAPERS = {
     "cbigan": "ganspect.reproduce.cbigan",
@@ -40,6 +44,7 @@ def build_parser():
     add_report(commands)
     add_data(commands)
     add_own(commands)
+    add_predict(commands)
     return parser
 
 
