@@ -79,13 +79,15 @@ def _strips(shape):
 
 
 def thumbnail(image, values, low, high, threshold, region=None):
-    """A small overlay, at most `THUMBNAIL` pixels a side; each of its pixels has the highest value of those it stands
+    """A small overlay, at most `THUMBNAIL` pixels a side; when it is reduced, each of its pixels has the highest value of those it stands
     for, so that small defects are still seen. Arguments and result as of `overlay`."""
     height, width = values.shape
     share = min(1.0, THUMBNAIL / max(height, width))
     size = max(1, round(height * share)), max(1, round(width * share))
     if size == (height, width):
-        return overlay(image, values, low, high, threshold, region)
+        whole = overlay(image, values, low, high, threshold, region)
+        times = THUMBNAIL // max(height, width)  # small images are enlarged as far as they fit
+        return whole.repeat(times, axis=0).repeat(times, axis=1) if times > 1 else whole
     starts = [np.arange(n) * full // n for n, full in zip(size, (height, width), strict=True)]
     small = _blocks(values, starts)
     inside = None if region is None else _blocks(region, starts)
