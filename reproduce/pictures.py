@@ -79,8 +79,10 @@ def _strips(shape):
 
 
 def thumbnail(image, values, low, high, threshold, region=None):
-    """A small overlay, at most `THUMBNAIL` pixels a side; when it is reduced, each of its pixels has the highest value of those it stands
-    for, so that small defects are still seen. Arguments and result as of `overlay`."""
+    """A small overlay, at most `THUMBNAIL` pixels a side. Arguments and result as of `overlay`.
+
+    When it is reduced, each of its pixels has the highest value of those it stands for: small defects are still seen.
+    """
     height, width = values.shape
     share = min(1.0, THUMBNAIL / max(height, width))
     size = max(1, round(height * share)), max(1, round(width * share))
