@@ -13,7 +13,7 @@ from tiny_methods import TINY
 from ganspect.models.export import ENDPOINTS, Calibration
 
 HERE = Path(__file__).parent
-QUICK = ("ganomaly", "grdnet")
+QUICK = ("ganomaly",)
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in TINY]
 
 

@@ -134,7 +134,8 @@ def test_claims_compare_equal_epochs(tmp_path):
     assert grdnet.claims([])[0][1] is None
 
 
-@pytest.mark.parametrize("others", [[], pytest.param(["grdnet-case-2"], marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("others", [[], ["grdnet-case-2"]])
 def test_a_tiny_run_from_the_command_line(tmp_path, others):
     """Eleven epochs on the synthetic tablet: scored after ten as well, regions measured, pictures drawn."""
     line = [sys.executable, "-m", "ganspect.reproduce.grdnet", "--runs-dir", str(tmp_path), "--categories", "object"]
