@@ -41,6 +41,9 @@ def main(folder, names):
 def compared(name, checkpoint):
     """One epoch of each phase on one device and on two, the latter also with a checkpoint between.
 
+    U-Nets train on batches of four: of two, the statistics of their coarsest level, one pixel an image, are those of
+    two numbers, and what rounding makes of them is no matter of devices.
+
     Returns:
         `{"losses": [{name: mean of the last epoch}, ...], "moved": how far each weight went on one device, "apart":
         how far it is from that on two, "resumed": whether the resumed one equals it to the bit}`.
@@ -55,7 +58,7 @@ def compared(name, checkpoint):
     def trained(devices, parts):
         for start, end in parts:
             with devices.scope():
-                detector = tiny.build(**tiny.certain)
+                detector = tiny.build(**tiny.certain, **({"batch_size": 4} if tiny.regions else {}))
             for v in detector.variables:
                 if "kernel" in v.path:
                     v.assign(LARGER.get(name, 1.0) * v)
