@@ -93,7 +93,7 @@ def export(detector, path, calibration):
     return {
         "channels": channels,
         "image_size": [size, size] if size else None,
-        "smallest": [1, 1] if size else [detector.config.patch_size] * 2,
+        "smallest": [1, 1] if size else [getattr(detector, "smallest", detector.config.patch_size)] * 2,
         "tiling": None if size else detector.tiling,
         "roi": graph.takes_regions,
         "reconstruction": "reconstruction" in found,
@@ -118,7 +118,7 @@ class _Graph:
         """The method's answer to images of the least size, as a graph that is thrown away."""
         import tensorflow as tf
 
-        side = self.size or self.detector.config.patch_size
+        side = self.size or getattr(self.detector, "smallest", self.detector.config.patch_size)
         shape = (1, side, side, self.detector.config.channels)
         return (
             tf.function(self.detector.answer).get_concrete_function(tf.TensorSpec(shape, "float32")).structured_outputs

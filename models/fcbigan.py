@@ -432,6 +432,12 @@ class FCBiGAN(Detector):
         """Nearly local: group normalisation takes its statistics of the whole of what it sees."""
         return {"context": 2 * self.config.patch_size + self.config.filter_size, "alignment": CELL, "exact": False}
 
+    @property
+    def smallest(self):
+        """Least side of an image that is exported for, pixels: D's map mirrors as much of it at the borders."""
+        patch = self.config.patch_size
+        return max(patch, 14 + patch - patch // 2 + self.config.map_stride // 2)  # 14: the context of D's convolutions
+
     def answer(self, images):
         """The headline map of images in 0..255 and its maximum; see `Detector`.
 
