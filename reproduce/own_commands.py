@@ -177,10 +177,11 @@ def _convert(place, formats):
     code = DONE
     for name in formats:
         try:
-            errors = convert(place, [name])
+            found = convert(place, [name])[name]
         except ConversionError as error:
             print(f"ganspect: {error}", file=sys.stderr)
             code = 2
             continue
-        print(f"{name}: {place / name}, {errors}")
+        free = f"any {', '.join(found.dynamic)}" if found.dynamic else "sizes as exported"
+        print(f"{name}: {found.path}, within {found.error:.1g} of the SavedModel; {free}")
     return code
