@@ -107,9 +107,9 @@ def test_whole_images_of_any_size(tiny, textures):
 
 def test_averaging_the_latent_channel_changes_whole_images_only(tiny, textures):
     """One latent reaches each pixel of a patch, up to (16 / 8)^2 = 4 those of a larger image."""
-    counts = footprint_counts(32, 40, 16)[0, :, :, 0]
+    counts = np.asarray(footprint_counts(32, 40, 16))[0, :, :, 0]
     assert counts[0, 0] == 1 and counts[16, 16] == 4 and counts[0, 16] == 2
-    assert (footprint_counts(16, 16, 16) == 1).all()
+    assert (np.asarray(footprint_counts(16, 16, 16)) == 1).all()
     averaged = FCBiGAN(dataclasses.replace(tiny.config, latent_overlap="mean"))
     image = textures[0]
     for kernel, other in zip(tiny.trainable_variables, averaged.trainable_variables, strict=True):
