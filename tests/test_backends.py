@@ -14,7 +14,7 @@ from tiny_methods import TINY
 HERE = Path(__file__).parent
 
 
-HEAVY = ("fcbigan", "cbigan", "fanogan", "anogan", "grdnet", "draem")  # to compile: in processes of their own, before a release
+HEAVY = ("fcbigan", "cbigan", "fanogan", "anogan", "grdnet", "draem")  # to compile: before a release
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in HEAVY)) for name in TINY]
 
 

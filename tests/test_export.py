@@ -67,6 +67,7 @@ def test_a_saved_model_equals_its_method(name, textures, tmp_path):
         if takes_regions:
             inputs |= {f"serve_roi/images/{key}": images, f"serve_roi/regions/{key}": regions[key]}
     found = asked(tmp_path / "model", tmp_path, **inputs)
+    lower = False
     for key, images in cases.items():
         evidence = detector.evidences(list(images))
         scores = np.array([detector.score_from(one) for one in evidence])
@@ -79,7 +80,7 @@ def test_a_saved_model_equals_its_method(name, textures, tmp_path):
             if endpoint == "serve_roi":
                 pairs = zip(evidence, regions[key] > 0, strict=True)
                 expected = np.array([detector.score_inside(one, region) for one, region in pairs])
-                assert (expected < scores).any()
+                lower |= bool((expected < scores).any())
             near(found[f"{endpoint}/score/{key}"], expected)
             calls = found[f"{endpoint}/score/{key}"] >= np.float32(middle)
             np.testing.assert_array_equal(found[f"{endpoint}/label/{key}"], calls)
@@ -89,6 +90,7 @@ def test_a_saved_model_equals_its_method(name, textures, tmp_path):
         near(found[f"score/score/{key}"], scores)
         same = f"anomaly_map/{key}"
         np.testing.assert_array_equal(found[f"serve_bytes/{same}"], found[f"serving_default/{same}"])
+    assert lower == takes_regions  # some image is most anomalous outside
 
 
 def near(values, expected):
