@@ -1,13 +1,13 @@
 """An exported detector, loaded from its folder with TensorFlow alone: the graph needs no class of this project."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ganspect.evaluation.tiles import Tiling
+from ganspect.training.quiet import import_tensorflow
 
 METADATA = "metadata.json"
 VERSION = "1"  # subfolder of the SavedModel, where TensorFlow Serving looks for it
@@ -176,20 +176,6 @@ def _read(folder):
     if metadata.get("format", 1) != 1:
         raise ModelError(f"{place.parent / METADATA} has format {metadata['format']}; this version reads format 1")
     return place, metadata
-
-
-def import_tensorflow():
-    """TensorFlow, without its start-up notes: what its C libraries print to standard error meanwhile is dropped."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    stderr, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
-    try:
-        import tensorflow
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nothing)
-    return tensorflow
 
 
 def first_line(error):
