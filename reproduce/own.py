@@ -27,7 +27,6 @@ from ganspect.training.checkpoint import load_state, position_of, save_state
 from ganspect.training.files import read_json, write_json
 from ganspect.training.run import Run, make_manifest
 
-NAME = "own"
 LEAST = 8  # training images
 SMALL_STEPS = 600  # of methods that see an image as a whole, at least
 CHOICES = ("f1", "youden")
@@ -388,10 +387,8 @@ def evaluate(folder, data):
         found["image_auroc_low"], found["image_auroc_high"] = scoring.statistics.bootstrap_image_auroc(labels, scores)
         found["image_ap"] = metrics.image_ap(labels, scores)
         found["image_balanced_accuracy"] = metrics.balanced_accuracy(labels, scores, cut)
-    mapped = detector.map_names is None or name in detector.map_names or detector.map_names
-    if mapped and all(mask is not None for mask in arrays.masks) and not reason:
-        chosen = name if detector.map_names is None or name in detector.map_names else detector.map_names[0]
-        maps = [detector.map_from(e, chosen) for e in evidence]
+    if all(mask is not None for mask in arrays.masks) and not reason:
+        maps = [detector.map_from(e, _map_name(detector)) for e in evidence]
         found["pixel_auroc"], found["pixel_aupr"] = metrics.pixel_auroc_aupr(arrays.masks, maps)
     found["caught_by_defect"] = {
         defect: f"{int(called[rows].sum())} of {int(rows.sum())}"
@@ -433,10 +430,6 @@ def _attends(detector):
     return hasattr(detector.config, "loss_case") and detector.config.loss_case != 1
 
 
-def _size(detector):
-    return detector.input_size
-
-
 def _held_out_images(run, detector):
     """The images that were held out in training, and their regions."""
     data = read_json(run.path / "data.json", {})
@@ -449,14 +442,14 @@ def _held_out_images(run, detector):
     if len(chosen) < len(names):
         raise OwnError(f"{len(names) - len(chosen)} held-out images are gone from {data['folder']}; --normals FOLDER")
     arrays = data_arrays.load_arrays(
-        dataclasses.replace(category, samples=chosen), detector.config.channels, _size(detector)
+        dataclasses.replace(category, samples=chosen), detector.config.channels, detector.input_size
     )
     return arrays.train, arrays.train_rois if _attends(detector) else None
 
 
 def _normal_images(folder, detector):
     """All normal images of a folder, and their regions."""
-    arrays = data_arrays.load_arrays(samples.scan(folder), detector.config.channels, _size(detector))
+    arrays = data_arrays.load_arrays(samples.scan(folder), detector.config.channels, detector.input_size)
     return arrays.train, arrays.train_rois if _attends(detector) else None
 
 
@@ -478,7 +471,7 @@ def _labelled(folder, detector):
             f"{folder}: no test images; expected test/<kind>/, or a folder for each kind, normal ones in one of {kinds}"
         )
     only = dataclasses.replace(category, samples=category.test)
-    return data_arrays.load_arrays(only, detector.config.channels, _size(detector))
+    return data_arrays.load_arrays(only, detector.config.channels, detector.input_size)
 
 
 def export(folder, output=None):

@@ -51,17 +51,20 @@ def _threads(command):
     return command
 
 
-def _guarded(work):
-    """Runs a command; what the user can mend is one line on standard error."""
+def _guarded(threads, work):
+    """Runs a command, `work(reproduce.own)`; what the user can mend is one line on standard error."""
+    from ganspect.reproduce.cli import quiet_backend
+
+    quiet_backend(threads)
     from ganspect.data.images import DataError
-    from ganspect.reproduce.own import OwnError
+    from ganspect.reproduce import own
     from ganspect.training.callbacks import Diverged
     from ganspect.training.devices import NoDevices
     from ganspect.training.run import ConfigMismatch
 
     try:
-        return work()
-    except (DataError, OwnError, ConfigMismatch, Diverged, NoDevices) as error:
+        return work(own)
+    except (DataError, own.OwnError, ConfigMismatch, Diverged, NoDevices) as error:
         print(f"ganspect: {error}", file=sys.stderr)
         return UNUSABLE
     except KeyboardInterrupt:
@@ -76,7 +79,6 @@ def _next(*words):
 
 def train(options):
     """`ganspect train`."""
-    from ganspect.reproduce.cli import quiet_backend
     from ganspect.training.devices import Devices
 
     try:
@@ -84,13 +86,11 @@ def train(options):
     except ValueError as error:
         print(f"ganspect: --devices: {error}", file=sys.stderr)
         return UNUSABLE
-    quiet_backend(options.threads)
     from rich.console import Console
 
-    from ganspect.reproduce import own
     from ganspect.reproduce.own_display import TrainingDisplay
 
-    def work():
+    def work(own):
         settings = [*options.set, *([f"epochs={options.epochs}"] if options.epochs else [])]
         chosen = own.plan(options.method, options.data, settings, options.seed, options.held_out)
         print(chosen.text(), flush=True)
@@ -102,38 +102,29 @@ def train(options):
         _next("calibrate", options.output)
         return DONE
 
-    return _guarded(work)
+    return _guarded(options.threads, work)
 
 
 def calibrate(options):
     """`ganspect calibrate`."""
-    from ganspect.reproduce.cli import quiet_backend
-
-    quiet_backend(options.threads)
-    from ganspect.reproduce import own
-
     if not 0 < options.rate < 1:
         print(f"ganspect: --rate must lie in (0, 1), not {options.rate:g}", file=sys.stderr)
         return UNUSABLE
 
-    def work():
+    def work(own):
         found = own.calibrate(options.detector, options.rate, options.normals, options.labelled, options.choose)
         print(f"threshold {found['threshold']:.6g}: {found['note']}")
         _next("evaluate", options.detector, "--data", "LABELLED_FOLDER")
         _next("export", options.detector)
         return DONE
 
-    return _guarded(work)
+    return _guarded(options.threads, work)
 
 
 def evaluate(options):
     """`ganspect evaluate`."""
-    from ganspect.reproduce.cli import quiet_backend
 
-    quiet_backend(options.threads)
-    from ganspect.reproduce import own
-
-    def work():
+    def work(own):
         found = own.evaluate(options.detector, options.data)
         print(f"{found['normal']} normal images, {found['false_alarms']} called anomalous")
         print(f"{found['anomalous']} anomalous images, {found['caught']} called anomalous")
@@ -150,24 +141,20 @@ def evaluate(options):
         _next("export", options.detector)
         return DONE
 
-    return _guarded(work)
+    return _guarded(options.threads, work)
 
 
 def export(options):
     """`ganspect export`."""
-    from ganspect.reproduce.cli import quiet_backend
 
-    quiet_backend(options.threads)
-    from ganspect.reproduce import own
-
-    def work():
+    def work(own):
         place, metadata = own.export(options.detector, options.output)
         print(f"model: {place} ({', '.join(metadata['endpoints'])})")
         code = _convert(place, options.to) if options.to else DONE
         _next("predict", str(place), "IMAGES", "--output", "predictions")
         return code
 
-    return _guarded(work)
+    return _guarded(options.threads, work)
 
 
 def _convert(place, formats):
