@@ -29,6 +29,8 @@ TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = (0, 158, 115), (240, 170, 0), (2
 WIDTH = 12.0  # inches, 1200 px at 100 dpi
 MAP_COLOURS = "inferno"
 SUBSAMPLE = 500_000
+ROC = ("ROC", "false positive rate", "true positive rate")
+PR = ("Precision and recall", "recall", "precision")
 
 
 def save_figure(figure: Figure, path, max_kilobytes: float = 200) -> Path:
@@ -409,19 +411,75 @@ def roc_pr_curves(curves: dict[str, tuple]) -> Figure:
     Raises:
         ValueError: where a class is missing.
     """
-    figure = Figure(figsize=(WIDTH, 5.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for index, (name, (labels, scores)) in enumerate(curves.items()):
-        line = {"color": CYCLE[index % len(CYCLE)], "linestyle": ("-", "--", "-.", ":")[index % 4], "linewidth": 1.8}
+    lines = {}
+    for name, (labels, scores) in curves.items():
         wrong, caught, _ = metrics.roc_curve(labels, scores)
         precision, recall, _ = metrics.precision_recall_curve(labels, scores)
-        left.plot(wrong, caught, **line, label=f"{name}: AUROC {metrics.image_auroc(labels, scores):.3f}")
-        right.plot(recall[1:], precision[1:], **line, label=f"{name}: AP {metrics.image_ap(labels, scores):.3f}")
-    left.plot([0, 1], [0, 1], color="#999999", linestyle=":", linewidth=1)
-    for axis in (left, right):
-        axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
-    _finish(left, "ROC", "false positive rate", "true positive rate")
-    _finish(right, "Precision and recall", "recall", "precision")
+        areas = metrics.image_auroc(labels, scores), metrics.image_ap(labels, scores)
+        lines[name] = ((wrong, caught), (recall[1:], precision[1:]), areas)
+    figure = Figure(figsize=(WIDTH, 5.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _curves(left, {f"{name}: AUROC {a[0]:.3f}": roc for name, (roc, _, a) in lines.items()}, *ROC)
+    _curves(right, {f"{name}: AP {a[1]:.3f}": pr for name, (_, pr, a) in lines.items()}, *PR)
+    return figure
+
+
+def rank_curve(lines: dict[str, tuple], kind: str) -> Figure:
+    """ROC or precision-recall curves in one square, its legend below, for a narrow page.
+
+    Args:
+        lines: name to `(x, y)`: false and true positive rates, or recalls and precisions.
+        kind: "roc" or "pr".
+    """
+    width, square, above, legend = 4.6, 3.8, 0.4, 0.7 + 0.2 * len(lines)  # inches
+    height = above + square + legend
+    figure = Figure(figsize=(width, height))
+    axis = figure.add_axes((1 - (square + 0.1) / width, legend / height, square / width, square / height))
+    _curves(axis, lines, *(ROC if kind == "roc" else PR))
+    axis.get_legend().remove()
+    figure.legend(loc="lower left", fontsize=10, frameon=False, borderaxespad=0)
+    return figure
+
+
+def _curves(axis: Axes, lines: dict[str, tuple], title: str, xlabel: str, ylabel: str) -> None:
+    for index, (name, (x, y)) in enumerate(lines.items()):
+        style = ("-", "--", "-.", ":")[index // len(CYCLE) % 4 if len(lines) > 4 else index]
+        axis.plot(x, y, color=CYCLE[index % len(CYCLE)], linestyle=style, linewidth=1.8, label=name)
+    if title == ROC[0]:
+        axis.plot([0, 1], [0, 1], color="#999999", linestyle=":", linewidth=1)
+    axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    _finish(axis, title, xlabel, ylabel)
+
+
+def defect_histograms(scores: dict[str, Sequence], title: str, xlabel: str, threshold: float | None = None) -> Figure:
+    """One row for each kind of image: its histogram above its scores, all on one axis.
+
+    Args:
+        scores: kind to real `[N]`, "good" first; values that are not finite are left out.
+        title: one line.
+        xlabel: one line.
+        threshold: drawn where given.
+    """
+    kinds = {kind: _thin(values) for kind, values in scores.items()}
+    kinds = {kind: values for kind, values in kinds.items() if len(values)}
+    figure = Figure(figsize=(5.6, 1.1 + 0.55 * max(1, len(kinds))), layout="constrained")
+    axes = figure.subplots(max(1, len(kinds)), sharex=True, squeeze=False)[:, 0]
+    pooled = np.concatenate([*kinds.values(), np.empty(0)])
+    low, high = (pooled.min(), pooled.max()) if len(pooled) else (0.0, 1.0)
+    bins = np.linspace(low, high if high > low else low + 1, 41)
+    for axis, (kind, values) in zip(axes, kinds.items(), strict=False):
+        colour, hatch = (BLUE, None) if kind == "good" else (VERMILION, "////")
+        counts, _ = np.histogram(values, bins)
+        axis.stairs(counts, bins, fill=True, color=colour, alpha=0.35, hatch=hatch)
+        axis.stairs(counts, bins, color=colour, linewidth=1.4)
+        axis.plot(values, np.full(len(values), -0.12 * max(1, counts.max())), "|", color=colour, markersize=5)
+        axis.set_ylabel(f"{kind}\n{len(values)}", rotation=0, ha="right", va="center", fontsize=9)
+        axis.set_yticks([])
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        if threshold is not None:
+            axis.axvline(threshold, color=BLACK, linestyle=":", linewidth=1.5)
+    axes[0].set_title(title, fontsize=11)
+    axes[-1].set_xlabel(xlabel + ("" if threshold is None else f" (dotted: threshold {threshold:.4g})"), fontsize=10)
     return figure
 
 

@@ -121,3 +121,22 @@ def rate_threshold(scores, rate: float = 0.05, confidence: float = 0.95) -> Rate
     value = float(np.nextafter(scores[k - 1], np.float32(np.inf)))
     bound = float(stats.beta.ppf(confidence, n + 1 - k, k))
     return RateThreshold(value, rate, (n + 1 - k) / (n + 1), bound, n, reached)
+
+
+def rates_above(scores, threshold: float, confidence: float = 0.95) -> tuple[float, float]:
+    """The rate of false alarms of a threshold that was not chosen by `rate_threshold`.
+
+    By the order statistics of the scores (see `rate_threshold`): with k of n scores below the threshold, the next
+    normal image reaches it with a probability of at most (n + 1 - k) / (n + 1).
+
+    Args:
+        scores: real `[n]`, of held-out normal images.
+        threshold: an image is anomalous from this score on.
+        confidence: of the bound.
+
+    Returns:
+        `(expected, bound)`: the rate to expect, at most, and the one that the true rate stays below.
+    """
+    scores = np.asarray(scores, np.float64).ravel()
+    n, k = len(scores), int(np.count_nonzero(scores < threshold))
+    return (n + 1 - k) / (n + 1), float(stats.beta.ppf(confidence, n + 1 - k, k)) if k else 1.0

@@ -60,6 +60,7 @@ def add_reproduce(commands):
     command.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change settings of the methods")
     command.add_argument("--force", action="store_true", help="train finished cells anew; the old runs are set aside")
     command.add_argument("--rescore", action="store_true", help="score finished cells again; trains nothing anew")
+    command.add_argument("--no-export", action="store_true", help="leave no SavedModel in the run folders")
     command.add_argument("--only-failed", action="store_true", help="run only the cells that failed before")
     command.add_argument("--threads", type=int, metavar="N", help="processor threads for one training")
     command.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at once, the cores shared; default: 1")
@@ -180,6 +181,7 @@ def reproduce(options):
         return _refuse(str(error))
     for paper in papers:
         pages.write(paper, plan.every_cell(paper, options.runs_dir), options.runs_dir, console)
+    pages.write_index([importlib.import_module(name) for name in PAPERS.values()], options.runs_dir)
     return _conclude(outcomes, console)
 
 
@@ -260,6 +262,7 @@ def report(options):
         pages.write(paper, cells, options.runs_dir, console)
         if options.results:
             pages.publish(paper, cells, options.runs_dir, options.results, console)
+    pages.write_index([importlib.import_module(name) for name in PAPERS.values()], options.runs_dir)
     return DONE
 
 

@@ -81,8 +81,8 @@ PROFILES = {
             dict(
                 width=8,
                 batch_size=16,
-                patches_per_epoch=1600,
-                epochs=4,
+                patches_per_epoch=400,
+                epochs=3,
                 discriminator_rate=2e-4,
                 generator_rate=1e-3,
                 encoder_rate=1e-3,
@@ -91,7 +91,7 @@ PROFILES = {
                 map_stride=8,
             ),
             curve=2,
-            minutes=1,
+            minutes=0.7,
         ),
         "f-anogan": Profile(
             dict(

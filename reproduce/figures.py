@@ -113,6 +113,11 @@ def pixels_by_kind(detector, arrays, evidence, name):
 
 
 def draw_curves(paper, run: Run):
+    """Stores `curve_figure` of a run."""
+    plots.save_figure(curve_figure(paper, run), run.path / "figures" / "training.png")
+
+
+def curve_figure(paper, run: Run):
     """Losses, held-out error and test metrics against training steps, the printed value as a line."""
     from ganspect.reproduce.tables import published
 
@@ -136,8 +141,7 @@ def draw_curves(paper, run: Run):
     suffix = method.of(paper, "scores").get(f"{curves[0][0]}{ALL}", "")  # the points are of all test images
     printed = [lines[key] for key in ((label + suffix, *place, first), (label, *place, first)) if key in lines]
     title = f"{label}, {subject.category}"
-    figure = plots.training_curves(history, steps, metrics, printed[0] if printed else None, title)
-    plots.save_figure(figure, run.path / "figures" / "training.png")
+    return plots.training_curves(history, steps, metrics, printed[0] if printed else None, title)
 
 
 def _fraction(printed):

@@ -34,6 +34,8 @@ def card(metadata):
         + (f", at most {100 * bound:.2g} % with 95 % confidence." if bound else "."),
         "",
     ]
+    if "trained_for" in m:
+        lines += [f"Trained for {m['trained_for']} by `{m['command']}`, commit {m['commit']}.", ""]
     if "image_auroc" in found:
         lines += [
             f"**Measured** on {found['normal']} normal and {found['anomalous']} anomalous images: image AUROC "

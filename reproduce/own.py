@@ -487,53 +487,25 @@ def export(folder, output=None):
     Raises:
         OwnError: see `stored_detector`; the method cannot be exported with its settings.
     """
-    import shutil
-
-    from ganspect.models.export import Calibration
-    from ganspect.reproduce.model_card import card
+    from ganspect.reproduce import model_folder
 
     detector, run = stored_detector(folder, calibrated=True)
     calibration = read_json(run.path / "calibration.json")
-    place = Path(output or run.path / "export")
-    temporary = place.with_name(f".{place.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    place.parent.mkdir(parents=True, exist_ok=True)
+    place, manifest, name = Path(output or run.path / "export"), run.manifest, run.config["method"]
     try:
-        facts = detector.export(temporary / "1", Calibration(calibration["threshold"], calibration["median"]))
-    except (ValueError, RuntimeError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        return place, model_folder.write(
+            place,
+            detector,
+            calibration,
+            {
+                "method": name,
+                "label": OFFERS[name].name,
+                "regions": bool(_attends(detector) and calibration.get("regions")),
+                "trained_on": len(read_json(run.path / "data.json")["train"]),
+                "config": {k: v for k, v in run.config.items() if k not in ("method", "data", "held_out")},
+                **{key: manifest[key] for key in model_folder.ORIGIN},
+                "evaluation": read_json(run.path / "evaluation" / "metrics.json"),
+            },
+        )
+    except model_folder.NotExported as error:
         raise OwnError(str(error)) from None
-    manifest, name = run.manifest, run.config["method"]
-    kept = ("threshold", "pixel_threshold", "false_alarm_rate", "expected_rate", "rate_bound", "held_out", "chosen_by")
-    metadata = {
-        "format": 1,
-        "method": name,
-        "label": OFFERS[name].name,
-        "score": detector.score_names[0],
-        **facts,
-        "regions": bool(_attends(detector) and calibration.get("regions")),
-        **{key: calibration[key] for key in kept},
-        "calibration": {"median": calibration["median"], "threshold": calibration["threshold"]},
-        "trained_on": len(read_json(run.path / "data.json")["train"]),
-        "config": {k: v for k, v in run.config.items() if k not in ("method", "data", "held_out")},
-        "data_fingerprint": manifest["data_fingerprint"],
-        "versions": manifest["versions"],
-        "commit": manifest["commit"],
-        "seed": manifest["seed"],
-        "date": manifest["date"],
-        "evaluation": read_json(run.path / "evaluation" / "metrics.json"),
-    }
-    write_json(temporary / "metadata.json", metadata)
-    (temporary / "README.md").write_text(card(metadata), encoding="utf-8")
-    previous = None
-    if place.exists():
-        if not (place / "metadata.json").exists() and any(place.iterdir()):
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise OwnError(f"{place} is not a model's folder and not empty: nothing was written")
-        previous = place.with_name(f".{place.name}.old")
-        shutil.rmtree(previous, ignore_errors=True)
-        place.rename(previous)
-    temporary.rename(place)
-    if previous:
-        shutil.rmtree(previous, ignore_errors=True)
-    return place, metadata

@@ -1,26 +1,26 @@
 """Tables in the terminal, CSV, Markdown and one self-contained HTML page for a paper, from stored runs only."""
 
-import base64
+import importlib.metadata
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, select_autoescape
 from rich.table import Table
 
 from ganspect.evaluation import health
-from ganspect.reproduce import committed, figures, tables
+from ganspect.reproduce import committed, figures, formats, page, tables
 from ganspect.reproduce.cells import SYNTHETIC
 from ganspect.training.files import atomic_write
 from ganspect.training.run import Run, write_csv
 
 PLOTS = ("training", "histogram", "curve")  # show numbers, not images
 SHOWABLE = ("mvtec_ad", SYNTHETIC)
-FIGURE_ORDER = ("training", "panel", "generated", "histogram")
+FILES = ("report.html", "tables.md", "tables.csv", "tables.tex", "results.csv")
 
 
 def write(paper, cells, runs, console):
     """Rebuilds a paper's results from its run folders and prints its tables.
 
-    Writes `<runs>/<paper>/results.csv`, `tables.md`, `report.html` and, where the script draws across runs, `figures/`.
+    Writes `<runs>/<paper>/results.csv` (a row for each measured value), `tables.md`, `tables.csv`, `tables.tex`
+    (printed beside measured), `report.html` and, where the script draws across runs, `figures/`.
 
     Args:
         paper: the paper's script.
@@ -32,8 +32,10 @@ def write(paper, cells, runs, console):
     rows = tables.measured(paper, cells, runs)
     joined, claims = tables.joined(paper, rows), tables.claims(paper, rows)
     write_csv(folder / "results.csv", rows, tables.COLUMNS)
-    with atomic_write(folder / "tables.md") as file:
-        file.write(tables.markdown(paper, joined, claims))
+    write_csv(folder / "tables.csv", formats.as_csv(joined))
+    for name, text in (("md", formats.markdown(paper, joined, claims)), ("tex", formats.latex(paper, joined))):
+        with atomic_write(folder / f"tables.{name}") as file:
+            file.write(text)
     for cell in cells:
         run = Run(cell.folder(runs))
         if run.status["state"] == "finished":
@@ -42,7 +44,7 @@ def write(paper, cells, runs, console):
         (folder / "figures").mkdir(parents=True, exist_ok=True)
         paper.draw(cells, runs, folder / "figures")
     with atomic_write(folder / "report.html") as file:
-        file.write(page(paper, cells, runs, joined, claims))
+        file.write(page.page(paper, cells, runs, joined, claims))
     for name, lines in joined.items():
         console.print(terminal_table(paper.TABLES[name]["title"], lines))
     for claim, state, evidence in claims:
@@ -53,7 +55,40 @@ def write(paper, cells, runs, console):
             console.print(f"{cell.name}: {status['state']} {status.get('message', '')}", markup=False)
         for warning in health.warnings(Run(cell.folder(runs)).read_table("history.csv")):
             console.print(f"{cell.name}: {warning}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"report: {folder / 'report.html'}   tables: {folder / 'tables.md'}, results.csv", soft_wrap=True)
+    console.print(f"report: {folder / 'report.html'}   tables: {folder / 'tables.md'}, .csv, .tex", soft_wrap=True)
+
+
+def write_index(papers, runs):
+    """Writes `<runs>/index.html`, which leads to the pages of those papers that have one.
+
+    Args:
+        papers: the papers' scripts.
+        runs: the runs folder.
+    """
+    from ganspect.reproduce import plan
+
+    entries = []
+    for paper in papers:
+        folder = Path(runs) / paper.NAME
+        if not (folder / "report.html").exists():
+            continue
+        cells = plan.every_cell(paper, runs)
+        states = [Run(cell.folder(runs)).status["state"] for cell in cells]
+        joined = tables.joined(paper, tables.measured(paper, cells, runs))
+        entries.append(
+            {
+                "name": paper.NAME,
+                "title": paper.TITLE,
+                "runs": len(states),
+                "finished": states.count("finished"),
+                "unfinished": {state: states.count(state) for state in dict.fromkeys(states) if state != "finished"},
+                "verdicts": page.verdict_counts(joined),
+                "files": [name for name in FILES[1:] if (folder / name).exists()],
+            }
+        )
+    template = page.environment().get_template("index.html")
+    with atomic_write(Path(runs) / "index.html") as file:
+        file.write(template.render(papers=entries, version=importlib.metadata.version("ganspect")))
 
 
 def publish(paper, cells, runs, folder, console):
@@ -74,7 +109,7 @@ def publish(paper, cells, runs, folder, console):
     both = committed.join(paper, cells, runs, folder / f"{paper.NAME}.csv")
     write_csv(folder / f"{paper.NAME}.csv", both.rows, tables.COLUMNS)
     with atomic_write(folder / f"{paper.NAME}.md") as file:
-        file.write(tables.markdown(paper, tables.joined(paper, both.rows), tables.claims(paper, both.rows)))
+        file.write(formats.markdown(paper, tables.joined(paper, both.rows), tables.claims(paper, both.rows)))
     for line in both.remarks():
         console.print(f"{folder / paper.NAME}.csv: {line}", markup=False, highlight=False, soft_wrap=True)
     _copy_pictures(paper, cells, runs, folder)
@@ -104,7 +139,7 @@ def _copy_across(paper, cells, runs, folder, console):
             console.print(f"{target}: kept: it has points without a run here", markup=False, soft_wrap=True)
         else:
             _copy(numbers, target)
-    for picture in _across(paper, runs):
+    for picture in page.across(paper, runs):
         if picture.stem not in stay and (picture.stem.startswith(PLOTS) or showable):
             _copy(picture, folder / "figures" / f"{paper.NAME}_{picture.name}")
 
@@ -129,43 +164,3 @@ def terminal_table(title, lines):
             table.add_row(*(x[n] for n in names))
     table.caption = "\n".join(f"{why}: {', '.join(cells)}" for why, cells in missing.items()) or None
     return table
-
-
-def page(paper, cells, runs, joined, claims=()):
-    """The HTML page as text: nothing in it is loaded from elsewhere."""
-    environment = Environment(loader=PackageLoader("ganspect.reproduce"), autoescape=select_autoescape())
-    views = []
-    for cell in cells:
-        run = Run(cell.folder(runs))
-        pictures = sorted((run.path / "figures").glob("*.png"), key=lambda p: (_rank(p.stem), p.stem))
-        views.append(
-            {
-                "name": cell.name,
-                "path": str(run.path),
-                "status": run.status,
-                "manifest": run.manifest,
-                "config": run.config,
-                "figures": _embedded(pictures),
-                "warnings": health.warnings(run.read_table("history.csv")),
-            }
-        )
-    template = environment.get_template("report.html")
-    shown = []
-    for name, lines in joined.items():
-        texts, numbers = tables.footnotes(lines)
-        shown.append((paper.TABLES[name]["title"], list(zip(lines, numbers, strict=True)), texts))
-    across = _embedded(_across(paper, runs))
-    return template.render(title=paper.TITLE, tables=shown, claims=claims, across=across, runs=views)
-
-
-def _across(paper, runs):
-    """The pictures that the paper's script drew from several runs."""
-    return sorted((Path(runs) / paper.NAME / "figures").glob("*.png"))
-
-
-def _embedded(pictures):
-    return [(p.stem, base64.b64encode(p.read_bytes()).decode()) for p in pictures]
-
-
-def _rank(stem):
-    return next((i for i, start in enumerate(FIGURE_ORDER) if stem.startswith(start)), len(FIGURE_ORDER))

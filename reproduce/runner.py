@@ -8,8 +8,8 @@ import numpy as np
 from ganspect.data import arrays as data_arrays
 from ganspect.data import check, regions, samples
 from ganspect.data.patches import stack_images
-from ganspect.evaluation import health
-from ganspect.reproduce import figures, milestones, scoring, shared
+from ganspect.evaluation import health, thresholds
+from ganspect.reproduce import figures, gallery, milestones, scoring, shared
 from ganspect.reproduce.tables import METRICS
 from ganspect.training import callbacks as training_callbacks
 from ganspect.training.checkpoint import Position, load_state, position_of
@@ -60,7 +60,7 @@ def run_cell(paper, cell, path, run, channel, options, title):
         path: of the category's data.
         run: `training.run.Run`.
         channel: `training.grid.Channel`.
-        options: with `force`, `only_failed`, `rescore`, `threads`, `devices`.
+        options: with `force`, `only_failed`, `rescore`, `no_export`, `threads`, `devices`.
         title: of its lines.
 
     Returns:
@@ -131,7 +131,7 @@ def run_cell(paper, cell, path, run, channel, options, title):
     measurements = Measurements(paper, cell, detector, arrays, normals, held_out, facts, run)
     train(method, detector, training_images(method, arrays, chosen), measurements, run, channel, title, options.devices)
     shown = thinned(chosen, cell.profile.train) if cell.profile.train else ()
-    score(paper, detector, arrays, measurements, shown, run, channel, title)
+    score(paper, detector, arrays, measurements, shown, run, channel, title, not options.no_export)
     return "finished"
 
 
@@ -325,8 +325,8 @@ class Measurements(HeldOut):
         return threshold
 
 
-def score(paper, detector, arrays, measurements, shown, run, channel, title):
-    """Scores the test set with the last weights and stores scores, metrics, maps and figures.
+def score(paper, detector, arrays, measurements, shown, run, channel, title, exports=True):
+    """Scores the test set with the last weights and stores scores, metrics, maps, figures and the model.
 
     `shown` are the training images to score for pictures.
     """
@@ -345,12 +345,54 @@ def score(paper, detector, arrays, measurements, shown, run, channel, title):
         run.write_table("scores_train.csv", rows)
     threshold = measurements.store(evidence, normal_evidence, seconds, detector.config.epochs)
     save_maps(detector, arrays, evidence, run)
+    gallery.save(detector, arrays, evidence, run)
     channel.update(1.0, "draws pictures")
     figures.draw_run(paper, detector, arrays, evidence, normal_evidence, threshold.value, run)
     if hasattr(paper, "draw_run"):
         paper.draw_run(detector, arrays, evidence, measurements.batch, run)
+    if exports:
+        channel.update(1.0, "exports the model")
+        export(paper, detector, normal_evidence, run, channel, title)
     run.set_status("finished", message="", traceback="")
     channel.say(f"{title}: done")
+
+
+def export(paper, detector, normal_evidence, run, channel, title):
+    """Writes the SavedModel with its metadata and card to `<run>/export`; says why where that cannot be."""
+    from ganspect.reproduce import model_folder
+
+    config, manifest, found, name = run.config, run.manifest, run.metrics, detector.score_names[0]
+    method = paper.METHODS[config["method"]]
+    scores = [detector.score_from(one) for one in normal_evidence]
+    map_name = name if detector.map_names is None or name in detector.map_names else detector.map_names[0]
+    peaks = [float(detector.map_from(one, map_name).max()) for one in normal_evidence]
+    calibration = model_folder.from_normals(scores, peaks, thresholds.normal_quantile(scores))
+    metadata = {
+        "method": config["method"],
+        "label": method.label,
+        "trained_on": found["train_images"],
+        "trained_for": f"{paper.NAME}, {config['dataset']}/{config['category']}",
+        "config": {f.name: config[f.name] for f in dataclasses.fields(method.config)},
+        **{key: manifest[key] for key in model_folder.ORIGIN},
+        "command": manifest["command"],
+        "evaluation": _evaluation(run, name, calibration["threshold"]),
+    }
+    try:
+        model_folder.write(run.path / "export", detector, calibration, metadata)
+    except model_folder.NotExported as error:
+        channel.say(f"{title}: no model exported: {error}")
+
+
+def _evaluation(run, name, cut):
+    """What the card of an exported model says of the test set, by the clean protocol."""
+    found = run.metrics["protocols"]["clean"]
+    found = found.get(name + scoring.ALL, found[name])
+    rows = run.read_table(f"scores_{run.config['epochs']}.csv")
+    called = {kind: [float(row[name]) >= cut for row in rows if int(row["label"]) == kind] for kind in (0, 1)}
+    out = {"normal": len(called[0]), "anomalous": len(called[1])}
+    out |= {"false_alarms": sum(called[0]), "caught": sum(called[1])}
+    wanted = ("image_auroc", "image_auroc_low", "image_auroc_high", "image_ap", "pixel_auroc", "pixel_aupr")
+    return out | {metric: found[metric] for metric in wanted if found.get(metric) is not None}
 
 
 def save_maps(detector, arrays, evidence, run):

@@ -10,6 +10,7 @@ ALL = ", all"  # suffix of the score over all test images, beside the one over r
 DRAWN_METRICS = {
     "image_auroc": metrics.image_auroc,
     "image_ap": metrics.image_ap,
+    "image_f1_max": lambda labels, scores: metrics.f1_max(labels, scores)[0],
     "image_accuracy_oracle": lambda labels, scores: metrics.accuracy_oracle(labels, scores)[0],
     "image_balanced_accuracy_oracle": lambda labels, scores: metrics.balanced_accuracy_oracle(labels, scores)[0],
 }
@@ -56,14 +57,16 @@ def measure(detector, arrays, evidence, normal_evidence, names, intervals=False,
         evidence: of each test image.
         normal_evidence: of the held-out normal images, for the clean protocol's thresholds.
         names: scores to measure, of `detector.score_names`.
-        intervals: also bootstrap the first score's metrics over test images.
+        intervals: everything there is: also the slower metrics, and the first score's intervals by a bootstrap over
+            test images.
         draws: `(normals, anomalies, times)`: the first score's metrics are means over so many random draws of test
             images, those of all images are stored as "<score>, all"; None: all images.
 
     Returns:
         `({protocol: {score: {metric: value, "<metric>_low": ..., "<metric>_high": ...}}}, {score: image scores [N]},
-        {score: Threshold of an image})`. Undefined metrics are None, with the reason under "undefined". Accuracies are
-        taken at the best threshold in the paper protocol alone, at the held-out one in the clean alone. Where test
+        {score: Threshold of an image})`. Undefined metrics are None, with the reason under "undefined". F1 and
+        accuracies are taken at the best threshold in the paper protocol alone, accuracy at the held-out one in the
+        clean alone. With `intervals` come AUPRO, AUPIMO and `by_defect` along. Where test
         images have a region of interest and the score has a map, metrics inside and outside of it come along.
     """
     has_masks = all(mask is not None for mask in arrays.masks)
@@ -82,7 +85,20 @@ def measure(detector, arrays, evidence, normal_evidence, names, intervals=False,
                 masks = [arrays.masks[i] for i in indices] if has_masks else None
                 wanted = intervals and name == names[0]
                 found[protocol][name] = _metrics(arrays.labels[indices], scores[indices], masks, some, wanted)
-        _add_accuracies(found, name, arrays.labels, scores, kept, cuts[name].value)
+                if intervals:
+                    found[protocol][name] |= _localisation(masks, some) if mapped else {}
+                    found[protocol][name]["by_defect"] = by_defect(
+                        arrays.labels[indices],
+                        scores[indices],
+                        [arrays.defects[i] for i in indices],
+                        masks,
+                        some,
+                        cuts[name].value,
+                    )
+        _add_best(found, name, arrays.labels, scores, kept, cuts[name].value)
+        if intervals and mapped and has_masks:
+            value, _ = metrics.pixel_f1_max(arrays.masks, maps)
+            found["paper"][name]["pixel_f1_max"] = None if np.isnan(value) else value
         if mapped and arrays.rois:
             cut = normal_threshold(detector, normal_evidence, name).value
             inside = [
@@ -131,14 +147,52 @@ def _add_regions(found, arrays, inside, maps, indices, cut):
     found |= {name: None if np.isnan(value) else value for name, value in values.items()}
 
 
-def _add_accuracies(found, name, labels, scores, kept, cut):
-    """At the best test threshold to the paper protocol, at the held-out one to the clean."""
+def _localisation(masks, maps):
+    """AUPRO and AUPIMO; None where they are undefined."""
+    if masks is None:
+        return {"pixel_aupro_0.30": None, "pixel_aupimo": None}
+    values = {"pixel_aupro_0.30": metrics.pixel_aupro(masks, maps)}
+    return {name: None if np.isnan(value) else value for name, value in values.items()}
+
+
+def by_defect(labels, scores, defects, masks, maps, cut):
+    """Each defect type against all normal images.
+
+    Args:
+        labels, scores, defects: `[N]`, of the test images.
+        masks, maps: lists of `[H, W]`, or None.
+        cut: threshold of an image, from held-out normals.
+
+    Returns:
+        `{defect: {"images", "called" (at or above the threshold), "image_auroc", "image_ap", "pixel_auroc",
+        "pixel_aupr"}}`, "good" with the counts alone; what is undefined is left out.
+    """
+    kinds, out = np.array(defects), {}
+    for kind in sorted(set(defects), key=lambda kind: (kind != "good", kind)):
+        rows = np.flatnonzero(kinds == kind)
+        out[kind] = {"images": len(rows), "called": int(np.sum(scores[rows] >= cut))}
+        some = np.flatnonzero((labels == 0) | (kinds == kind))
+        if kind == "good" or metrics.why_undefined(labels[some]):
+            continue
+        out[kind]["image_auroc"] = metrics.image_auroc(labels[some], scores[some])
+        out[kind]["image_ap"] = metrics.image_ap(labels[some], scores[some])
+        pixels = masks is not None and maps is not None
+        if pixels and not metrics.why_undefined([masks[i] for i in some], unit="pixel"):
+            found = metrics.pixel_auroc_aupr([masks[i] for i in some], [maps[i] for i in some])
+            out[kind]["pixel_auroc"], out[kind]["pixel_aupr"] = found
+    return out
+
+
+def _add_best(found, name, labels, scores, kept, cut):
+    """What takes a threshold: the best one on the test images in the paper protocol, the held-out one in the clean."""
     paper, clean = found["paper"][name], found["clean"][name]
     value, best = metrics.balanced_accuracy_oracle(labels[kept["paper"]], scores[kept["paper"]])
     defined = not np.isnan(value)
     paper["image_balanced_accuracy_oracle"], paper["oracle_threshold"] = (value, best) if defined else (None, None)
     accuracy, _ = metrics.accuracy_oracle(labels[kept["paper"]], scores[kept["paper"]])
     paper["image_accuracy_oracle"] = None if np.isnan(accuracy) else accuracy
+    value, _ = metrics.f1_max(labels[kept["paper"]], scores[kept["paper"]])
+    paper["image_f1_max"] = None if np.isnan(value) else value
     value = metrics.balanced_accuracy(labels[kept["clean"]], scores[kept["clean"]], cut)
     clean["image_balanced_accuracy"] = None if np.isnan(value) else value
 

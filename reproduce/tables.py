@@ -25,10 +25,11 @@ COLUMNS = (
 KEYS = ("table", "method", "epochs", "dataset", "category", "metric")
 SHARES = ("pixel_aupr", "image_ap")  # judged by relative difference, as losses are
 BOUNDS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}  # of a printed relation
+EXTRA = ("image_f1_max", "pixel_aupro_0.30", "pixel_aupimo", "pixel_f1_max")  # that none of the papers prints
 METRICS = (
     *("image_auroc", "image_ap", "image_f1_max", "image_accuracy_oracle"),
     *("image_balanced_accuracy_oracle", "image_balanced_accuracy"),
-    *("pixel_auroc", "pixel_aupr"),
+    *("pixel_auroc", "pixel_aupr", "pixel_aupro_0.30", "pixel_aupimo", "pixel_f1_max"),
     *milestones.ROI_METRICS,
 )
 
@@ -420,8 +421,13 @@ def _key(row):
     return tuple(row[name] for name in ("table", "dataset", "category", "method", "metric", "epochs"))
 
 
+def beyond(paper, metric):
+    """Whether a metric is one that the paper does not print in any table."""
+    return metric in EXTRA or metric in getattr(paper, "BEYOND", ())
+
+
 def _beyond(paper, metric):
-    return "beyond the paper" if metric in getattr(paper, "BEYOND", ()) else ""
+    return "beyond the paper" if beyond(paper, metric) else ""
 
 
 def _texts(*texts):
@@ -461,7 +467,8 @@ def joined(paper, rows):
 
     Returns:
         `{table: list of dicts}` with text fields: category, method, metric, printed, paper, clean, interval, verdict,
-        budget, note.
+        budget, note; and for links and choices label, dataset, place (the category's own name), beyond (whether
+        the paper prints no such metric).
     """
     ours, beside = {}, _printed(paper)
     for row in rows:
@@ -507,8 +514,13 @@ def _line(paper, printed, found, key):
     several = len(milestones.of_paper(paper).get(table, ())) > 1
     shown = f"{method}, {epochs} epochs" if several else method
     text = {"category": shown_category(paper, dataset, category), "method": shown, "metric": metric, "note": ""}
-    text["label"] = method
-    text["printed"] = printed["relation"].removeprefix("=") + printed["value"] if printed else ""
+    text |= {
+        "label": method,
+        "dataset": dataset,
+        "place": category,
+        "beyond": printed is None and beyond(paper, metric),
+    }
+    text["printed"] = _printed_text(printed) if printed else ""
     if printed and printed["method"] != method:
         text["printed"] += f" ({printed['method']})"
     for protocol in ("paper", "clean"):
@@ -523,6 +535,14 @@ def _line(paper, printed, found, key):
     data = "" if any_row["data"] == "paper" else any_row["data"]
     text["note"] = "; ".join(x for x in (data, any_row["note"]) if x)
     return text
+
+
+def _printed_text(printed):
+    """A printed value with the digits that it has, as a fraction where the paper prints percent."""
+    value, relation = printed["value"], printed["relation"].removeprefix("=")
+    if printed["unit"] == "percent":
+        value = f"{float(value) / 100:.{2 + len(value.partition('.')[2])}f}"
+    return relation + value
 
 
 def _without_run(paper, printed):
@@ -560,46 +580,3 @@ def show(value, metric):
     if metric.endswith("_loss"):
         return f"{value:.3g}"
     return f"{value:.2f} s" if metric.startswith("seconds") else f"{value:.3f}"
-
-
-def footnotes(lines):
-    """What was reduced and remarked, each text once.
-
-    Args:
-        lines: one table of `joined`.
-
-    Returns:
-        `(texts, numbers)`: the texts in order, and for each line the number of its text from 1, or "".
-    """
-    texts = ["; ".join(x for x in (line["budget"], line["note"]) if x) for line in lines]
-    unique = list(dict.fromkeys(text for text in texts if text))
-    return unique, [unique.index(text) + 1 if text else "" for text in texts]
-
-
-def markdown(paper, tables, checked=()):
-    """The joined tables and the checked claims (see `claims`) as Markdown."""
-    out = [f"# {paper.TITLE}", ""]
-    heads = (
-        "category",
-        "method",
-        "metric",
-        "printed",
-        "ours, paper protocol",
-        "ours, clean",
-        "95 % interval",
-        "verdict",
-    )
-    names = ("category", "method", "metric", "printed", "paper", "clean", "interval", "verdict")
-    for name, lines in tables.items():
-        texts, numbers = footnotes(lines)
-        out += [f"## {paper.TABLES[name]['title']}", "", "| " + " | ".join((*heads, "note")) + " |"]
-        out.append("|" + "---|" * (len(heads) + 1))
-        out += [
-            "| " + " | ".join([*(line[n] for n in names), f"({k})" if k else ""]) + " |"
-            for line, k in zip(lines, numbers, strict=True)
-        ]
-        out += ["", *(f"({k}) {text}  " for k, text in enumerate(texts, 1)), ""]
-    if checked:
-        out += ["## Claims of the paper", ""]
-        out += [f"- {claim}: **{state}** ({evidence})" for claim, state, evidence in checked] + [""]
-    return "\n".join(out)

@@ -26,7 +26,7 @@ class Order:
         path: of the category's data.
         runs: the runs folder.
         title: of its lines.
-        force, only_failed, rescore, threads, devices: of the command.
+        force, only_failed, rescore, no_export, threads, devices: of the command.
     """
 
     paper: str
@@ -37,6 +37,7 @@ class Order:
     force: bool = False
     only_failed: bool = False
     rescore: bool = False
+    no_export: bool = False
     threads: int | None = None
     devices: Devices = ONE
 
@@ -49,7 +50,9 @@ class Order:
 def order(paper, cell, path, runs, title, options):
     """The `Order` of a cell under the options of a command; paths are made absolute."""
     bare = dataclasses.replace(cell, profile=dataclasses.replace(cell.profile, settings={}))
-    flags = {name: getattr(options, name) for name in ("force", "only_failed", "rescore", "threads", "devices")}
+    flags = {
+        name: getattr(options, name) for name in ("force", "only_failed", "rescore", "no_export", "threads", "devices")
+    }
     return Order(paper.__name__, bare, Path(path).resolve(), Path(runs).resolve(), title, **flags)
 
 

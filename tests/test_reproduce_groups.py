@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from ganspect.evaluation.statistics import seed_interval
-from ganspect.reproduce import cells, report, tables
+from ganspect.reproduce import cells, formats, report, tables
 from ganspect.training.files import write_json
 from ganspect.training.run import Run
 
@@ -199,7 +199,7 @@ def test_claims_hold_or_not_or_cannot_be_checked(tmp_path):
     checked = tables.claims(fake, rows)
     assert [state for _, state, _ in checked] == ["holds", "does not hold", "not checked"]
     assert tables.claims(paper(), rows) == []
-    text = tables.markdown(fake, tables.joined(fake, rows), checked)
+    text = formats.markdown(fake, tables.joined(fake, rows), checked)
     assert "## Claims of the paper" in text and "- both: **not checked** (no pill)" in text
 
 
@@ -216,7 +216,8 @@ def test_claims_and_pictures_across_runs_reach_every_report(tmp_path, monkeypatc
     assert "claim: pill is hard: does not hold (0.90)" in console.export_text()
     assert "## Claims of the paper" in (tmp_path / "cbigan" / "tables.md").read_text()
     page = (tmp_path / "cbigan" / "report.html").read_text()
-    assert page.index("Claims of the paper") < page.index("Across runs") < page.index("<h2>Runs")
+    places = [page.index(text) for text in ('id="claims"', 'id="across"', 'id="category-')]
+    assert places == sorted(places)
     assert "pill is hard: <b>does not hold</b>" in page and page.count("data:image/png") == 2
     report.publish(fake, some, tmp_path, tmp_path / "all", console)
     secret = [replace(some[0], subject=replace(some[0].subject, dataset="nanotwice"))]

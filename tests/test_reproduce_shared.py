@@ -54,7 +54,9 @@ class Grid:
         before, profile = len(self.trained), cells.Profile(curve=curve)
         cell = cells.Cell(paper.NAME, "ganomaly", OBJECT, 0, profile, SETTINGS | settings, protocol)
         run = Run(cell.folder(self.runs))
-        options = SimpleNamespace(force=force, rescore=rescore, only_failed=False, threads=None, devices=ONE)
+        options = SimpleNamespace(
+            force=force, rescore=rescore, only_failed=False, no_export=True, threads=None, devices=ONE
+        )
         runner.run_cell(paper, cell, self.data, run, self.channel, options, "a cell")
         return run, len(self.trained) > before
 

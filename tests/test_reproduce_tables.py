@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from ganspect.models.fcbigan import FCBiGANConfig
-from ganspect.reproduce import cells, fcbigan, plan, tables
+from ganspect.reproduce import cells, fcbigan, formats, plan, tables
 from ganspect.training.files import write_json
 from ganspect.training.run import Run, write_csv
 
@@ -163,7 +163,7 @@ def test_tables_print_every_cell_with_a_reason(tmp_path):
     second = {(x["category"], x["method"]): x["verdict"] for x in joined["2"]}
     assert second["grid", "f-AnoGAN"] == "not run (no finished run here)"
     assert second["grid", "FCBiGAN"] == "not run (no finished run here)"
-    text = tables.markdown(fcbigan, joined)
+    text = formats.markdown(fcbigan, joined)
     assert all(line["value"] in text for line in tables.published("fcbigan"))
 
 

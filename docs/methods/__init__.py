@@ -1,0 +1,1 @@
+"""The methods' cards, installed for the pages of `ganspect report`."""

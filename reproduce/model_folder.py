@@ -1,0 +1,99 @@
+"""The folder of an exported model: the SavedModel as `1/`, metadata.json and README.md, replaced as a whole."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from ganspect.evaluation import thresholds
+from ganspect.models.export import Calibration
+from ganspect.reproduce.model_card import card
+from ganspect.training.files import write_json
+
+ORIGIN = ("data_fingerprint", "versions", "commit", "seed", "date")  # of the manifest, in metadata.json
+
+
+class NotExported(RuntimeError):
+    """A model that cannot be exported, or a place that is not a model's."""
+
+
+def write(place, detector, calibration, metadata):
+    """Writes a model folder, in the place of an earlier one.
+
+    Args:
+        place: path of the folder.
+        detector: trained and calibrated `Detector`.
+        calibration: what `calibration` returns, or a dict with the same keys.
+        metadata: what metadata.json says besides; `label`, `trained_on`, `evaluation` and others go to the card.
+
+    Returns:
+        All of metadata.json.
+
+    Raises:
+        NotExported: the method cannot be exported with its settings, the backend is not TensorFlow, or there is
+            something else in the folder.
+    """
+    place = Path(place)
+    temporary = place.with_name(f".{place.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        facts = detector.export(temporary / "1", Calibration(calibration["threshold"], calibration["median"]))
+    except (ValueError, RuntimeError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise NotExported(str(error)) from None
+    kept = ("threshold", "pixel_threshold", "false_alarm_rate", "expected_rate", "rate_bound", "held_out", "chosen_by")
+    written = {
+        "format": 1,
+        "score": detector.score_names[0],
+        **facts,
+        "regions": False,
+        **{key: calibration[key] for key in kept},
+        "calibration": {"median": calibration["median"], "threshold": calibration["threshold"]},
+        **metadata,
+    }
+    write_json(temporary / "metadata.json", written)
+    (temporary / "README.md").write_text(card(written), encoding="utf-8")
+    _replace(temporary, place)
+    return written
+
+
+def _replace(temporary, place):
+    """Renames the new folder to its place; an earlier model's is deleted, anything else is refused."""
+    previous = None
+    if place.exists():
+        if not (place / "metadata.json").exists() and any(place.iterdir()):
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise NotExported(f"{place} is not a model's folder and not empty: nothing was written")
+        previous = place.with_name(f".{place.name}.old")
+        shutil.rmtree(previous, ignore_errors=True)
+        place.rename(previous)
+    temporary.rename(place)
+    if previous:
+        shutil.rmtree(previous, ignore_errors=True)
+
+
+def from_normals(scores, peaks, cut, rate=0.05):
+    """What an exported model of a paper's cell knows of held-out normal images.
+
+    Args:
+        scores: real `[n]`, of the images.
+        peaks: real `[n]`, the maxima of their maps.
+        cut: `evaluation.thresholds.Threshold` of the tables' clean protocol.
+        rate: share of the images above it.
+
+    Returns:
+        dict as `write` takes it. The rate of false alarms to expect, and the one it stays below with 95 % confidence,
+        are those of the last image score below the threshold.
+    """
+    expected, bound = thresholds.rates_above(scores, cut.value)
+    return {
+        "threshold": cut.value,
+        "median": float(np.median(scores)),
+        "pixel_threshold": thresholds.rate_threshold(peaks, rate).value,
+        "false_alarm_rate": rate,
+        "expected_rate": expected,
+        "rate_bound": bound,
+        "held_out": cut.n,
+        "chosen_by": f"the {100 * cut.quantile:g}th percentile of {cut.n} held-out normal images",
+    }

@@ -1,0 +1,169 @@
+"""The README's tables, made from the committed results and written between its markers.
+
+    python -m ganspect.reproduce.readme README.md --results reproduce/results
+
+A table stands between `<!-- table NAME -->` and `<!-- end -->`; `TABLES` says what it holds. Nothing else of the file
+is touched. Every measured cell shows both protocols, where both measure it.
+"""
+
+import argparse
+import importlib
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ganspect.reproduce import committed, tables
+from ganspect.reproduce.cli import PAPERS
+from ganspect.training.files import atomic_write
+
+MARKED = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+AUROC = ("image AUROC", "image_auroc", "image_auroc")
+PIXEL = ("pixel AUROC", "pixel_auroc", "pixel_auroc")
+AUPR = ("pixel AUPR", "pixel_aupr", "pixel_aupr")
+SECONDS = ("seconds per image", "seconds_per_image", None)
+BALANCED = ("balanced accuracy", "image_balanced_accuracy_oracle", "image_balanced_accuracy")
+ACCURACY = ("accuracy, best threshold", "image_accuracy_oracle", None)
+
+
+@dataclass(frozen=True)
+class ReadmeTable:
+    """One table.
+
+    Args:
+        paper: name of the paper.
+        metrics: `(title, metric of the paper protocol, metric of the clean one or None)` each, side by side.
+        rows: `(category, label of the method, table)` each; with several tables, the metrics' tables in order.
+        epochs: printed number of epochs that its rows are of.
+    """
+
+    paper: str
+    metrics: tuple
+    rows: tuple
+    epochs: str = ""
+
+
+CBIGAN = ("CBiGAN", "CBiGAN at alpha 0 (BiGAN)", "CBiGAN at alpha 1 (autoencoder)")
+CBIGAN_TABLES = ("auroc", "balanced-accuracy")
+TABLES = {
+    "cbigan": ReadmeTable(
+        "cbigan",
+        (AUROC, BALANCED),
+        tuple(
+            (category, label, CBIGAN_TABLES)
+            for category in ("textures", "objects", "overall", "grid", "bottle", "pill")
+            for label in CBIGAN
+        ),
+    ),
+    "cbigan-others": ReadmeTable(
+        "cbigan",
+        (AUROC, BALANCED),
+        (
+            *((category, "GANomaly", CBIGAN_TABLES) for category in ("grid", "bottle", "pill")),
+            *((category, "f-AnoGAN", ("f-anogan",) * 2) for category in ("grid", "bottle", "pill")),
+        ),
+    ),
+    "fcbigan": ReadmeTable(
+        "fcbigan",
+        (PIXEL, AUPR, SECONDS),
+        (
+            *(("nanofibres", label, ("1",) * 3) for label in ("FCBiGAN", "FCBiGAN, L_R alone", "FCBiGAN, L_D alone")),
+            *(("grid", label, ("2",) * 3) for label in ("FCBiGAN", "FCBiGAN, L_R alone", "f-AnoGAN")),
+        ),
+    ),
+    "anogan_ganomaly": ReadmeTable(
+        "anogan_ganomaly",
+        (AUROC, ACCURACY),
+        (
+            ("casting", "GANomaly", ("figures",) * 2),
+            ("casting", "AnoGAN", ("figures",) * 2),
+            ("casting", "GANomaly (full test set)", ("figures",) * 2),
+            ("casting", "GANomaly, G_E twice", ("figures",) * 2),
+            ("casting", "GANomaly, residual alone", ("figures",) * 2),
+            ("casting", "GANomaly, grayscale", ("colour",) * 2),
+        ),
+    ),
+    "grdnet": ReadmeTable(
+        "grdnet",
+        (AUROC, PIXEL),
+        tuple((category, label, ("2",) * 2) for category in ("pill", "bottle") for label in ("GRD-Net", "DRAEM")),
+        "10",
+    ),
+    "grdnet-others": ReadmeTable(
+        "grdnet",
+        (AUROC, PIXEL),
+        (
+            ("pill", "GRD-Net loss case 2", ("7",) * 2),
+            ("pill", "GANomaly", ("5",) * 2),
+            ("bottle", "GANomaly", ("5",) * 2),
+        ),
+    ),
+}
+
+
+def table(name, results):
+    """One table as Markdown.
+
+    Args:
+        name: of `TABLES`.
+        results: folder of the committed CSV files.
+
+    Raises:
+        KeyError: a row that the committed results do not have, so that no row is lost unnoticed.
+    """
+    spec = TABLES[name]
+    paper = importlib.import_module(PAPERS[spec.paper])
+    joined = tables.joined(paper, committed.read(Path(results) / f"{spec.paper}.csv"))
+    lines = {(t, x["place"], x["label"], x["metric"]): x for t, some in joined.items() for x in some}
+    heads = [
+        f"{title}: {what}"
+        for title, _, clean in spec.metrics
+        for what in ("printed", "paper", "clean")[: 3 if clean else 2]
+    ]
+    out = ["| " + " | ".join(["category", "method", *heads, "verdict"]) + " |", "|" + "---|" * (len(heads) + 3)]
+    for category, label, where in spec.rows:
+        cells, verdicts = [], []
+        for (_, paper_metric, clean_metric), of in zip(spec.metrics, where, strict=True):
+            found = lines.get((of, category, label, paper_metric))
+            clean = lines.get((of, category, label, clean_metric))
+            cells += _cells(found, clean)[: 3 if clean_metric else 2]
+            verdicts += [found["verdict"]] if found and found["paper"] else []
+        if not any(cells):
+            raise KeyError(f"{results}: no row of {spec.paper} for {label}, {category}, tables {', '.join(where)}")
+        out.append(
+            "| " + " | ".join([category, label, *cells, "; ".join(dict.fromkeys(filter(None, verdicts)))]) + " |"
+        )
+    return "\n".join(out) + "\n"
+
+
+def _cells(found, clean):
+    """Printed value, ours with its interval, ours by the clean protocol."""
+    if found is None:
+        return ["", "", clean["clean"] if clean else ""]
+    interval = f" ({found['interval']})" if found["interval"] else ""
+    return [found["printed"], found["paper"] + interval, clean["clean"] if clean else ""]
+
+
+def rewritten(text, results):
+    """A text with every table between markers made anew.
+
+    Raises:
+        KeyError: a marker names no table, or see `table`.
+    """
+    return MARKED.sub(lambda found: found[1] + table(found[2], results) + found[3], text)
+
+
+def main(arguments=None):
+    """Rewrites a file; returns 0."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--results", type=Path, default=Path("reproduce/results"))
+    options = parser.parse_args(arguments)
+    text = rewritten(options.file.read_text(encoding="utf-8"), options.results)
+    with atomic_write(options.file) as file:
+        file.write(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""The README's tables are those of the committed results."""
+
+from pathlib import Path
+
+import pytest
+
+from ganspect.reproduce import readme
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_table_is_generated_and_in_the_readme():
+    marked = [found[2] for found in readme.MARKED.finditer(TEXT)]
+    assert sorted(marked) == sorted(readme.TABLES)
+    assert readme.rewritten(TEXT, ROOT / "reproduce" / "results") == TEXT
+
+
+def test_no_other_table_holds_a_measured_value():
+    """Tables outside the markers say what commands and methods are, not what was measured."""
+    outside = readme.MARKED.sub("", TEXT)
+    rows = [line for line in outside.splitlines() if line.startswith("| ")]
+    assert rows and not [row for row in rows if "0." in row]
+
+
+def test_a_changed_result_changes_the_table(tmp_path):
+    for file in (ROOT / "reproduce" / "results").glob("*.csv"):
+        text = file.read_text(encoding="utf-8")
+        (tmp_path / file.name).write_text(text.replace("0.6920349154391707", "0.7920349154391707"), encoding="utf-8")
+    assert "0.792" in readme.table("grdnet", tmp_path) and "0.792" not in readme.table(
+        "grdnet", ROOT / "reproduce/results"
+    )
+
+
+def test_a_row_without_results_is_named(tmp_path):
+    source = (ROOT / "reproduce" / "results" / "grdnet.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "grdnet.csv").write_text("".join(x for x in source if "DRAEM" not in x), encoding="utf-8")
+    with pytest.raises(KeyError, match="no row of grdnet for DRAEM, bottle"):
+        readme.table("grdnet", tmp_path)
