@@ -424,18 +424,20 @@ def roc_pr_curves(curves: dict[str, tuple]) -> Figure:
     return figure
 
 
-def rank_curve(lines: dict[str, tuple], kind: str) -> Figure:
+def rank_curve(lines: dict[str, tuple], kind: str, title: str = "") -> Figure:
     """ROC or precision-recall curves in one square, its legend below, for a narrow page.
 
     Args:
         lines: name to `(x, y)`: false and true positive rates, or recalls and precisions.
         kind: "roc" or "pr".
+        title: one line; what the curve is by default.
     """
     width, square, above, legend = 4.6, 3.8, 0.4, 0.7 + 0.2 * len(lines)  # inches
     height = above + square + legend
     figure = Figure(figsize=(width, height))
     axis = figure.add_axes((1 - (square + 0.1) / width, legend / height, square / width, square / height))
     _curves(axis, lines, *(ROC if kind == "roc" else PR))
+    axis.set_title(title or axis.get_title(), fontsize=12)
     axis.get_legend().remove()
     figure.legend(loc="lower left", fontsize=10, frameon=False, borderaxespad=0)
     return figure

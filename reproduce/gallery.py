@@ -9,6 +9,7 @@ import io
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 from ganspect.evaluation import metrics, plots
 from ganspect.training.files import atomic_write, write_json
@@ -91,9 +92,10 @@ def picture(image, mask, values, low, high):
     halves = []
     for pixels in (plots.outlined(image), plots.coloured(values, low, high)):
         halves.append(np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)))
-    if mask is not None and np.any(mask):  # drawn after resizing: an outline stays one pixel wide
-        small = np.asarray(Image.fromarray(np.asarray(mask, bool)).resize(size, Image.Resampling.BOX))
-        halves[0] = plots.outlined(halves[0], small > 0)
+    if mask is not None and np.any(mask):  # drawn around it after resizing: an outline stays two pixels wide
+        small = np.asarray(Image.fromarray(np.asarray(mask, np.uint8) * 255).resize(size, Image.Resampling.BOX)) > 0
+        for width in (2, 3):
+            halves[0] = plots.outlined(halves[0], ndimage.binary_dilation(small, iterations=width))
     gap = np.full((size[1], 4, 3), 128, np.uint8)
     out = io.BytesIO()
     Image.fromarray(np.concatenate([halves[0], gap, halves[1]], axis=1)).save(out, "WEBP", quality=75, method=6)

@@ -235,7 +235,8 @@ def _category_curves(runs, name):
                     lines[label] = curve[kind]
             if lines:
                 text = f"{name}: {caption}, {unit}s"
-                out.append((f"{caption[0].upper()}{caption[1:]}, {unit}s", as_svg(plots.rank_curve(lines, kind), text)))
+                title = f"{caption[0].upper()}{caption[1:]}, {unit}s"
+                out.append((title, as_svg(plots.rank_curve(lines, kind, title), text)))
     return out
 
 

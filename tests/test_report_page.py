@@ -40,7 +40,11 @@ def test_nothing_is_loaded_from_elsewhere(text, runs):
 
 
 def test_every_cell_links_to_its_runs(text):
-    row = next(r for r in re.findall(r"<tr.*?</tr>", text) if "<td>weave</td><td>CBiGAN</td><td>image_auroc" in r)
+    row = next(
+        r
+        for r in re.findall(r"<tr.*?</tr>", text)
+        if '<td>weave</td><td>CBiGAN</td><td class="metric">image_auroc' in r
+    )
     assert re.findall(r'href="#(run-[^"]*)"', row) == [f"run-synthetic-cbigan-weave-seed_{n}" for n in (0, 1)]
     assert 'id="run-synthetic-cbigan-weave-seed_1"' in text
 
@@ -146,7 +150,7 @@ def test_headings_sort(opened):
     view = opened()
     table = "section.table:first-of-type table"
     column = "rows => rows.map(r => r.cells[4].innerText).filter(Boolean).map(parseFloat)"
-    head = view.locator(f"{table} th", has_text="ours, paper protocol").locator("button")
+    head = view.locator(f"{table} th", has_text="paper protocol").locator("button")
     head.focus()
     view.keyboard.press("Enter")
     rising = view.eval_on_selector_all(f"{table} tbody tr", column)
@@ -163,6 +167,10 @@ def test_metrics_beyond_the_paper_are_shown_on_request(opened):
     assert rows.count() and not rows.first.is_visible()
     view.locator("button", has_text="beyond the paper").first.click()
     assert rows.first.is_visible()
+    printed = view.locator("tr.unmeasured").first
+    assert printed.is_visible()
+    view.locator("button", has_text="without a measurement").first.click()
+    assert not printed.is_visible()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

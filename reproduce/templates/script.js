@@ -24,20 +24,26 @@ document.querySelectorAll("table.sortable").forEach((table) => {
     });
   });
 });
-// Metrics that the paper does not print, out of the way until asked for.
-document.querySelectorAll("section.table").forEach((section) => {
-  const rows = section.querySelectorAll("tr.beyond");
+// Metrics that the paper does not print are out of the way until asked for; printed rows without a measurement on request.
+const toggle = (section, rows, name, texts, hidden) => {
   if (!rows.length) return;
   const button = document.createElement("button");
   button.type = "button";
-  const show = (shown) => {
-    rows.forEach((row) => row.classList.toggle("hidden", !shown));
-    button.setAttribute("aria-pressed", shown);
-    button.textContent = shown ? "only metrics that the paper prints" : `${rows.length} rows of metrics beyond the paper`;
+  const show = (away) => {
+    rows.forEach((row) => row.classList.toggle(name, away));
+    button.setAttribute("aria-pressed", !away);
+    button.textContent = texts[Number(away)];
   };
-  button.addEventListener("click", () => show(button.getAttribute("aria-pressed") !== "true"));
+  button.addEventListener("click", () => show(button.getAttribute("aria-pressed") === "true"));
   section.querySelector(".controls").append(button);
-  show(rows.length === section.querySelectorAll("tbody tr").length);
+  show(hidden);
+};
+document.querySelectorAll("section.table").forEach((section) => {
+  const [all, beyond, unmeasured] = ["tbody tr", "tr.beyond", "tr.unmeasured"].map((rows) => section.querySelectorAll(rows));
+  const more = `show ${beyond.length} rows of metrics beyond the paper`;
+  toggle(section, beyond, "hidden", ["hide metrics beyond the paper", more], beyond.length < all.length);
+  const without = `show ${unmeasured.length} printed rows without a measurement`;
+  toggle(section, unmeasured, "away", ["hide printed rows without a measurement", without], false);
 });
 // A link to a run opens it.
 const open = () => {
