@@ -76,7 +76,11 @@ def add_reproduce(commands):
 def add_report(commands):
     """`ganspect report`."""
     command = commands.add_parser("report", help="rebuild tables, figures and pages from stored runs; trains nothing")
-    _common(command)
+    _common(command, least="*")
+    command.add_argument(
+        "--compare", nargs=2, metavar=("RUNS_A", "RUNS_B"), help="differences of two runs folders, cell by cell"
+    )
+    command.add_argument("--output", default=".", metavar="DIR", help="with --compare: where compare.csv is written")
     kept = "rows there of cells without a finished run here stay"
     command.add_argument(
         "--results", metavar="DIR", help=f"also copy there what may be committed: rows, tables, plots; {kept}"
@@ -254,8 +258,15 @@ def report(options):
     from ganspect.reproduce import report as pages
 
     console = _console()
-    if not Path(options.runs_dir).is_dir():
-        return _refuse(f"no runs in {options.runs_dir}")
+    for folder in options.compare or [options.runs_dir]:
+        if not Path(folder).is_dir():
+            return _refuse(f"no runs in {folder}")
+    if options.compare:
+        from ganspect.reproduce import compare
+
+        papers = [importlib.import_module(PAPERS[name]) for name in _names(options.papers)]
+        found = compare.write(papers, *options.compare, options.output, console)
+        return DONE if found else _refuse("the two folders have no finished cell in common")
     for name in _names(options.papers):
         paper = importlib.import_module(PAPERS[name])
         cells = plan.every_cell(paper, options.runs_dir)
@@ -358,9 +369,10 @@ class _Parser(argparse.ArgumentParser):
         self.exit(UNUSABLE, f"{self.prog}: error: {message}\n")
 
 
-def _common(command):
+def _common(command, least="+"):
     names = (*PAPERS, "all")
-    command.add_argument("papers", nargs="+", choices=names, metavar="PAPER", help=", ".join(names))
+    text = ", ".join(names) + ("; default: all" if least == "*" else "")
+    command.add_argument("papers", nargs=least, choices=names, default="all", metavar="PAPER", help=text)
     command.add_argument("--runs-dir", default="runs", metavar="DIR", help="where runs are stored; default: runs")
 
 

@@ -195,7 +195,8 @@ def test_a_run_leaves_tables_figures_and_evidence(finished):
     assert sum(name.startswith("panel_") for name in figures) == 3
     assert (root / "runs" / "fcbigan" / "tables.md").exists()
     page = (root / "runs" / "fcbigan" / "report.html").read_text()
-    assert "other data" in page and "data:image/png;base64," in page and "http" not in page.replace("http-equiv", "")
+    assert "other data" in page and "data:image/png;base64," in page and "data:image/webp;base64," in page
+    assert "<svg" in page and (root / "runs" / "index.html").exists()
     assert "other data" in done.stdout and "0.95" in done.stdout
 
 
@@ -209,6 +210,27 @@ def test_scores_on_disk_give_the_metrics(finished):
     metrics = json.loads((run_folder(root / "runs") / "metrics.json").read_text())
     for name, found in metrics["protocols"]["paper"].items():
         assert found["image_auroc"] == pytest.approx(roc_auc_score(labels, [float(r[name]) for r in rows]))
+
+
+def test_a_run_leaves_the_model_that_scored(finished):
+    import tensorflow as tf
+
+    root, _, _ = finished
+    folder = run_folder(root / "runs")
+    metadata, metrics = (json.loads((folder / f).read_text()) for f in ("export/metadata.json", "metrics.json"))
+    assert metadata["threshold"] == metrics["image_thresholds"]["max"]["value"]
+    assert metadata["evaluation"]["image_auroc"] == metrics["protocols"]["clean"]["max"]["image_auroc"]
+    assert metadata["held_out"] == 1 and metadata["rate_bound"] > 0.5  # one image says little
+    assert metadata["command"] in (folder / "export" / "README.md").read_text()
+    model = tf.saved_model.load(str(folder / "export" / "1"))
+    with open(folder / "scores_12.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in (rows[0], rows[-1]):
+        pixels = np.asarray(Image.open(root / "synthetic" / "fibres" / row["image"]).convert("L"))[None, ..., None]
+        answer = model.signatures["serving_default"](images=tf.constant(pixels))
+        score = float(answer["score"][0])
+        assert score == pytest.approx(float(row["max"]), rel=1e-5)
+        assert int(answer["label"][0]) == (score >= np.float32(metadata["threshold"]))
 
 
 def test_finished_cells_are_kept_and_other_settings_refused(finished):

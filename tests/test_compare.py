@@ -1,0 +1,89 @@
+"""Two runs folders compared: which test, and what it finds."""
+
+import csv
+
+import numpy as np
+import pytest
+from rich.console import Console
+from stored_runs import store
+
+from ganspect.evaluation import comparison
+from ganspect.reproduce import cbigan, compare
+from ganspect.reproduce.cli import main
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """One seed of a poor and of a good detector; another category in one folder alone."""
+    root = tmp_path_factory.mktemp("compare")
+    store(root / "a", skill=0.0, shown=True)
+    store(root / "b", skill=0.6, shown=True)
+    store(root / "b", category="object", shown=False)
+    return root / "a", root / "b"
+
+
+def by_metric(rows):
+    return {row["metric"]: row for row in rows if row["protocol"] == "paper"}
+
+
+def test_one_training_each_is_tested_over_the_images(folders):
+    rows, missing = compare.compare([cbigan], *folders)
+    found = by_metric(rows)
+    auroc = found["image_auroc"]
+    assert auroc["test"] == "DeLong, one training each" and auroc["difference"] == auroc["b"] - auroc["a"] > 0
+    assert auroc["low"] < auroc["difference"] < auroc["high"]
+    assert found["pixel_auroc"]["verdict"] == "B better" and "bootstrap" in found["pixel_auroc"]["test"]
+    assert found["pixel_aupro_0.30"]["verdict"] == "not tested"
+    assert missing == [f"cbigan: cbigan synthetic/object: finished in {folders[1]} alone"]
+    assert all(row["p"] <= row["p_adjusted"] for row in rows if np.isfinite(row["p"]))
+
+
+def test_a_folder_does_not_differ_from_itself(folders):
+    rows, _ = compare.compare([cbigan], folders[0], folders[0])
+    assert rows and all(row["difference"] == 0 for row in rows)
+    assert not [row for row in rows if row["verdict"].endswith("better")]
+    assert by_metric(rows)["image_auroc"]["p"] == 1
+
+
+def test_the_order_of_the_folders_is_the_sign(folders):
+    forth, back = (by_metric(compare.compare([cbigan], *pair)[0]) for pair in (folders, folders[::-1]))
+    assert forth["image_auroc"]["difference"] == -back["image_auroc"]["difference"]
+    assert forth["image_auroc"]["p"] == pytest.approx(back["image_auroc"]["p"])
+    assert back["pixel_auroc"]["verdict"] == "A better"
+
+
+def test_three_seeds_each_are_tested_by_their_spread(tmp_path):
+    from scipy import stats
+
+    for seed in range(3):
+        store(tmp_path / "a", seed=seed, skill=0.05 * seed, shown=False)
+        store(tmp_path / "b", seed=seed, skill=0.3 + 0.1 * seed, shown=False)
+    found = by_metric(compare.compare([cbigan], tmp_path / "a", tmp_path / "b")[0])
+    row = found["pixel_auroc"]
+    assert row["test"] == "Welch's t over 3 and 3 seeds" and row["seeds_a"] == 3
+    values = [
+        [compare._values(run, "paper")["pixel_auroc"] for run in runs.values()]
+        for side in "ab"
+        for runs in compare._finished(cbigan, tmp_path / side).values()
+    ]
+    assert row["p"] == pytest.approx(stats.ttest_ind(values[1], values[0], equal_var=False).pvalue)
+
+
+def test_other_test_images_are_not_compared(folders, tmp_path):
+    run = store(tmp_path / "c", skill=0.3)
+    rows = run.read_table("scores_4.csv")
+    run.write_table("scores_4.csv", rows[1:])
+    found = by_metric(compare.compare([cbigan], folders[0], tmp_path / "c")[0])
+    assert found["image_auroc"]["verdict"] == "not tested" and "other test images" in found["image_auroc"]["test"]
+
+
+def test_the_command_writes_every_difference(folders, tmp_path, capsys):
+    code = main(["report", "cbigan", "--compare", *map(str, folders), "--output", str(tmp_path)])
+    assert code == 0 and "B minus A" in capsys.readouterr().out
+    with open(tmp_path / "compare.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == compare.COLUMNS and {row["protocol"] for row in rows} >= {"paper"}
+    assert main(["report", "--compare", str(folders[0]), str(tmp_path)]) == 1
+    assert main(["report", "--compare", str(folders[0]), "nowhere"]) == 1
+    assert comparison.delong([0, 1, 0, 1], [0.1, 0.9, 0.2, 0.8], [0.1, 0.9, 0.2, 0.8]).p_value == 1
+    assert compare.write([cbigan], *folders, tmp_path, Console(quiet=True)) == len(rows)
