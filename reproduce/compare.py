@@ -151,7 +151,7 @@ def _on_images(name, a, b):
 def _scores(run):
     """`(image, label, score)` of every test image, by name."""
     score = next(iter(run.metrics["protocols"]["paper"]))
-    rows = run.read_table(f"scores_{run.config['epochs']}.csv")
+    rows = run.scores
     return sorted((row["image"], int(row["label"]), float(row[score])) for row in rows)
 
 

@@ -191,7 +191,7 @@ def drawings(paper, run, score, title):
         figure = figures.curve_figure(paper, run)
         figure.set_size_inches(6, 5)
         out.append(("Losses and metrics of the test set against training steps", as_svg(figure, f"{title}: training")))
-    for row in run.read_table(f"scores_{run.config.get('epochs')}.csv"):
+    for row in run.scores:
         by_kind.setdefault(row["defect"], []).append(float(row[score]))
     if by_kind:
         by_kind = dict(sorted(by_kind.items(), key=lambda item: (item[0] != "good", item[0])))

@@ -387,7 +387,7 @@ def _evaluation(run, name, cut):
     """What the card of an exported model says of the test set, by the clean protocol."""
     found = run.metrics["protocols"]["clean"]
     found = found.get(name + scoring.ALL, found[name])
-    rows = run.read_table(f"scores_{run.config['epochs']}.csv")
+    rows = run.scores
     called = {kind: [float(row[name]) >= cut for row in rows if int(row["label"]) == kind] for kind in (0, 1)}
     out = {"normal": len(called[0]), "anomalous": len(called[1])}
     out |= {"false_alarms": sum(called[0]), "caught": sum(called[1])}

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 NOTEBOOK = Path(__file__).resolve().parents[1] / "examples" / "own_folder.ipynb"
 SHELL = """
 import subprocess
@@ -28,6 +30,7 @@ def source(notebook):
     return "\n".join(lines)
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path):
     notebook = json.loads(NOTEBOOK.read_text())
     assert notebook["nbformat"] == 4 and not any(cell.get("outputs") for cell in notebook["cells"])

@@ -63,6 +63,13 @@ class Run:
         return self.metrics if epoch == self.config.get("epochs", 0) else read_json(self.metrics_path(epoch), {})
 
     @property
+    def scores(self):
+        """The rows of scores_<epoch>.csv after the last epoch that was scored; empty where none was."""
+        epochs = [path.stem.removeprefix("scores_") for path in self.path.glob("scores_*.csv")]
+        epochs = [int(epoch) for epoch in epochs if epoch.isdigit()]
+        return self.read_table(f"scores_{max(epochs)}.csv") if epochs else []
+
+    @property
     def manifest(self):
         return read_json(self.path / "manifest.json", {})
 
