@@ -141,6 +141,30 @@ def bootstrap_image_auroc(labels, scores, samples: int = 1000, seed: int = 0) ->
     return bootstrap_interval(statistic, labels != 0, samples, seed)
 
 
+def bootstrap_metric(labels, scores, metric: Callable, samples: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of any metric of the images, redrawn within their class as in `bootstrap_interval`.
+
+    Args:
+        labels: bool or 0/1 `[N]`.
+        scores: real `[N]`.
+        metric: maps `(labels, scores)` to a value, or to a tuple that begins with it, as `f1_max` does.
+        samples: number of draws.
+        seed: of the draws.
+
+    Returns:
+        `(low, high)`; NaN where the metric is undefined.
+    """
+    (labels,), (scores,) = ranks.as_images(labels, scores)
+    classes = [np.flatnonzero(labels == side) for side in (0, 1)]
+    generator, values = np.random.default_rng(seed), np.empty(samples)
+    for index in range(samples):
+        chosen = np.concatenate([generator.choice(members, len(members)) for members in classes if len(members)])
+        found = metric(labels[chosen], scores[chosen])
+        values[index] = found[0] if isinstance(found, tuple) else found
+    values = values[np.isfinite(values)]
+    return tuple(map(float, np.quantile(values, [0.025, 0.975]))) if len(values) else (math.nan, math.nan)
+
+
 def bootstrap_pixel_metrics(
     masks: Sequence, maps: Sequence, samples: int = 1000, seed: int = 0
 ) -> dict[str, tuple[float, float]]:

@@ -96,6 +96,9 @@ def measure(detector, arrays, evidence, normal_evidence, names, intervals=False,
                         cuts[name].value,
                     )
         _add_best(found, name, arrays.labels, scores, kept, cuts[name].value)
+        if intervals and name == names[0]:
+            for protocol, indices in kept.items():
+                _add_intervals(found[protocol][name], arrays.labels[indices], scores[indices], cuts[name].value)
         if intervals and mapped and has_masks:
             value, _ = metrics.pixel_f1_max(arrays.masks, maps)
             found["paper"][name]["pixel_f1_max"] = None if np.isnan(value) else value
@@ -127,8 +130,7 @@ def _drawn(whole, labels, scores, draws, cut):
         return dict(whole)
     out = {"images": normals + anomalies, "undefined": whole["undefined"]}
     out["interval"] = f"mean and middle 95 % of {times} draws of {normals} + {anomalies} test images"
-    at_cut = {"image_balanced_accuracy": lambda labels, scores: metrics.balanced_accuracy(labels, scores, cut)}
-    for name, metric in {**DRAWN_METRICS, **at_cut}.items():
+    for name, metric in _image_metrics(cut).items():
         if whole.get(name) is None:
             out |= {name: None} if name in whole else {}
             continue
@@ -145,6 +147,18 @@ def _add_regions(found, arrays, inside, maps, indices, cut):
     values = regions.region_metrics(arrays.labels[indices], inside[indices], *parts, cut)
     found["undefined"] = found["undefined"] | values.pop("undefined")
     found |= {name: None if np.isnan(value) else value for name, value in values.items()}
+
+
+def _add_intervals(found, labels, scores, cut):
+    """Bootstraps over test images of those metrics of images that are defined and have no interval yet."""
+    for name, metric in _image_metrics(cut).items():
+        if found.get(name) is not None and f"{name}_low" not in found:
+            found[f"{name}_low"], found[f"{name}_high"] = statistics.bootstrap_metric(labels, scores, metric)
+
+
+def _image_metrics(cut):
+    """Every metric of images as a function of labels and scores."""
+    return {**DRAWN_METRICS, "image_balanced_accuracy": lambda y, s: metrics.balanced_accuracy(y, s, cut)}
 
 
 def _localisation(masks, maps):
