@@ -27,7 +27,7 @@ class Scores:
         return float(evidence["map"].max())
 
 
-def test_set(seed=0, each=6):
+def made_set(seed=0, each=6):
     """`CategoryArrays`-like test images of three kinds, with masks."""
     rng = np.random.default_rng(seed)
     images, masks, defects = [], [], []
@@ -50,7 +50,7 @@ def store(runs, method="cbigan", category="weave", seed=0, skill=1.0, shown=True
     """Writes a finished run of CBiGAN's paper; `skill` is how far its maps rise on defects."""
     subject = next(s for s in (*cbigan.SUBJECTS, *cbigan.SYNTHETIC) if s.category == category)
     run = Run(Cell("cbigan", method, subject, seed, Profile(), {}).folder(runs))
-    arrays, rng = test_set(), np.random.default_rng([seed, len(method), round(100 * skill)])
+    arrays, rng = made_set(), np.random.default_rng([seed, len(method), round(100 * skill)])
     evidence = [{"map": (rng.random(mask.shape) + skill * mask).astype("float32")} for mask in arrays.masks]
     normals = [{"map": rng.random((SIZE, SIZE)).astype("float32")} for _ in range(20)]
     name = Scores.score_names[0]
