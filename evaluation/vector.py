@@ -10,7 +10,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 INK = "#010203"  # drawn by no figure; stands for the colour of the page's text
-DECIMALS = re.compile(r"(\d+\.\d)\d+")
+DECIMALS = re.compile(r"(\d+\.\d\d)\d+")
+TAG = re.compile(r"<[^>]+>")
 STYLE = {
     "svg.fonttype": "none",
     "text.color": INK,
@@ -27,7 +28,7 @@ def as_svg(figure: Figure, label: str) -> str:
     """A figure as an `<svg>` element for inlining.
 
     Black becomes the colour of the text around it (`currentColor`), the background is transparent, coordinates keep
-    one decimal (a tenth of 1/72 inch), and the element scales with its box. Equal figures give equal text.
+    two decimals (a hundredth of 1/72 inch), and the element scales with its box. Equal figures give equal text.
 
     Args:
         figure: any figure; draw it inside `page_colours` for axes and text in the colour of the page.
@@ -48,7 +49,7 @@ def as_svg(figure: Figure, label: str) -> str:
     body = re.sub(INK + "|#000000", "currentColor", body)
     body = re.sub(r'<g id="patch_1">.*?</g>', "", body, count=1, flags=re.DOTALL)  # the figure's white ground
     body = re.sub(r"font-family: [^;\"]*; ?", "", body)
-    body = DECIMALS.sub(r"\1", body)
+    body = TAG.sub(lambda tag: DECIMALS.sub(r"\1", tag[0]), body)  # coordinates, not the text between the tags
     body = re.sub(r"\n\s*", "\n", body)
     return f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {box} role="img" aria-label="{html.escape(label)}">{body}'
 

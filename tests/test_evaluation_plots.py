@@ -140,3 +140,31 @@ def test_outlines_lie_on_the_inner_border_of_mask_and_region():
     assert tuple(picture[1, 5]) == plots.TRUE_POSITIVE and tuple(picture[4, 5]) == plots.FALSE_NEGATIVE
     assert tuple(picture[2, 5]) == tuple(picture[5, 5]) == tuple(picture[0, 0]) == (100, 100, 100)
     assert np.array_equal(plots.outlined(image), np.full((12, 12, 3), 100)) and image.max() == 100  # not written into
+
+
+def test_svg_keeps_every_text_and_takes_the_page_colours():
+    import re
+    from xml.etree import ElementTree
+
+    from ganspect.evaluation.vector import as_svg, page_colours
+
+    with page_colours():
+        lines = {"a <b> & c": ([0, 0.25, 1], [0, 0.875, 1]), "other": ([0, 1], [0, 1])}
+        figure = plots.rank_curve(lines, "roc", "ROC, 0.12345")
+        figure.axes[0].set_xticks([0.125, 0.625], ["0.125", "0.625"])
+        svg = as_svg(figure, 'curves of "x"')
+        assert svg == as_svg(figure, 'curves of "x"')
+    tree = ElementTree.fromstring(svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
+    texts = [node.text for node in tree.iter() if node.tag.endswith("}text")]
+    assert {"0.125", "0.625", "ROC, 0.12345", "a <b> & c", "other", "false positive rate"} <= set(texts)
+    assert tree.get("aria-label") == 'curves of "x"' and tree.get("viewBox")
+    assert "currentColor" in svg and not re.search(r"#(010203|000000|ffffff)", svg)
+
+
+def test_histograms_by_defect_have_a_row_for_each_kind():
+    rng = np.random.default_rng(0)
+    scores = {"good": rng.normal(size=30), "crack": rng.normal(2, 1, 9), "none": np.array([np.nan])}
+    figure = plots.defect_histograms(scores, "scores", "score", 1.5)
+    assert [axis.get_ylabel() for axis in figure.axes] == ["good\n30", "crack\n9"]
+    assert "threshold 1.5" in figure.axes[-1].get_xlabel()
+    assert len(plots.defect_histograms({}, "scores", "score").axes) == 1

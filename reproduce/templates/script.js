@@ -43,7 +43,8 @@ document.querySelectorAll("section.table").forEach((section) => {
   const more = `show ${beyond.length} rows of metrics beyond the paper`;
   toggle(section, beyond, "hidden", ["hide metrics beyond the paper", more], beyond.length < all.length);
   const without = `show ${unmeasured.length} printed rows without a measurement`;
-  toggle(section, unmeasured, "away", ["hide printed rows without a measurement", without], false);
+  const measured = section.querySelectorAll("tbody tr:not(.unmeasured)").length;
+  toggle(section, unmeasured, "away", ["hide printed rows without a measurement", without], measured > 0);
 });
 // A link to a run opens it.
 const open = () => {
