@@ -4,17 +4,38 @@ Ties are treated as scikit-learn treats them: half a win each in AUROC, one comm
 Where only one class is present a metric is NaN, and `why_undefined` says why.
 
 Peak memory of the pixel metrics, beyond the arguments: 4 bytes a pixel (8 when some float64 score is not a float32),
-plus about 10 bytes per anomalous pixel and 20 per pixel of the largest image. Where a function takes `memory`, it never
-holds more than that many bytes of keys.
+plus about 10 bytes per anomalous pixel and 20 per pixel of the largest image. Beyond `memory` bytes of keys (2 GiB by
+default) they are sorted in chunks on disk, in the system's folder for temporary files, with the same result to the bit
+and never more than `memory` held; with memory-mapped maps, that is all.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import ndimage
 
 from ganspect.evaluation import ranks
+from ganspect.evaluation.pimo import per_image_aupimo, pixel_aupimo
+
+__all__ = [
+    "accuracy_oracle",
+    "balanced_accuracy",
+    "balanced_accuracy_oracle",
+    "f1_max",
+    "image_ap",
+    "image_auroc",
+    "per_image_aupimo",
+    "pixel_aupimo",
+    "pixel_aupr",
+    "pixel_aupro",
+    "pixel_auroc",
+    "pixel_auroc_aupr",
+    "pixel_f1_max",
+    "precision_recall_curve",
+    "roc_curve",
+    "why_undefined",
+]
 
 
 def why_undefined(labels, unit: str = "image") -> str | None:
@@ -106,63 +127,60 @@ def _auroc_ap(masks, maps, memory=ranks.DEFAULT_MEMORY) -> tuple[float, float]:
     return auroc, math.fsum(precisions) / found.anomalous
 
 
-def _all_steps(labels, scores) -> tuple[ranks.Survey, ranks.Steps | None]:
-    """Counts at every distinct anomalous score, ascending; None when one class is missing."""
+def _best(labels, scores, memory, value_of: Callable) -> tuple[ranks.Survey, float, float]:
+    """The largest `value_of(true positives, false positives, found)` over the anomalous scores as thresholds.
+
+    Returns:
+        `(found, value, threshold)`, of equal values the one with the highest threshold; NaN when one class is missing.
+    """
     labels, scores = ranks.as_images(labels, scores)
     found = ranks.survey(labels, scores)
+    value, threshold, true_above, false_above = math.nan, math.nan, 0, 0
     if not found.normal or not found.anomalous:
-        return found, None
-    ((normal, anomalous),) = ranks.sorted_classes(labels, scores, found, math.inf)
-    parts = list(ranks.steps(normal, anomalous))
-    columns = [np.concatenate([getattr(part, name) for part in parts]) for name in ranks.Steps.__annotations__]
-    return found, ranks.Steps(*columns)
+        return found, value, threshold
+    for normal, anomalous in ranks.sorted_classes(labels, scores, found, memory):
+        best, place = -math.inf, None
+        for step in ranks.steps(normal, anomalous):
+            values = value_of(true_above + step.true_positives, false_above + step.false_positives, found)
+            index = len(values) - 1 - int(np.argmax(values[::-1]))
+            if values[index] >= best:
+                best, place = float(values[index]), step.keys[index : index + 1]
+        if place is not None and not best <= value:  # NaN at first
+            value, threshold = best, float(ranks.key_scores(place)[0])
+        true_above += len(anomalous)
+        false_above += len(normal)
+    return found, value, threshold
 
 
-def _best(values: np.ndarray, keys: np.ndarray) -> tuple[float, float]:
-    """The largest value and its threshold, the highest one among equals."""
-    index = len(values) - 1 - int(np.argmax(values[::-1]))
-    return float(values[index]), float(ranks.key_scores(keys[index : index + 1])[0])
-
-
-def f1_max(labels, scores) -> tuple[float, float]:
+def f1_max(labels, scores, memory: float = ranks.DEFAULT_MEMORY) -> tuple[float, float]:
     """Best F1 = 2 TP / (2 TP + FP + FN) over all thresholds, chosen with the labels.
 
     Args:
         labels: 0/1 `[N]`, or masks as in `pixel_auroc`.
         scores: `[N]`, or maps of the same shapes.
+        memory: as in `pixel_auroc`.
 
     Returns:
         `(value, threshold)`: score >= threshold is anomalous; both NaN when one class is missing.
     """
-    found, step = _all_steps(labels, scores)
-    if step is None:
-        return math.nan, math.nan
-    values = 2 * step.true_positives / (step.true_positives + step.false_positives + found.anomalous)
-    return _best(values, step.keys)
+    return _best(labels, scores, memory, lambda tp, fp, found: 2 * tp / (tp + fp + found.anomalous))[1:]
 
 
-def balanced_accuracy_oracle(labels, scores) -> tuple[float, float]:
+def balanced_accuracy_oracle(labels, scores, memory: float = ranks.DEFAULT_MEMORY) -> tuple[float, float]:
     """Best (TPR + TNR) / 2 over all thresholds, chosen with the labels. Args and result as `f1_max`."""
-    found, step = _all_steps(labels, scores)
-    if step is None:
-        return math.nan, math.nan
-    values = (step.true_positives / found.anomalous + 1 - step.false_positives / found.normal) / 2
-    return _best(values, step.keys)
+    return _best(labels, scores, memory, lambda tp, fp, found: (tp / found.anomalous + 1 - fp / found.normal) / 2)[1:]
 
 
-def accuracy_oracle(labels, scores) -> tuple[float, float]:
+def accuracy_oracle(labels, scores, memory: float = ranks.DEFAULT_MEMORY) -> tuple[float, float]:
     """Best accuracy over all thresholds, chosen with the labels. Args and result as `f1_max`.
 
     The threshold is infinite where calling everything normal is best.
     """
-    found, step = _all_steps(labels, scores)
-    if step is None:
-        return math.nan, math.nan
-    correct = step.true_positives + found.normal - step.false_positives
-    total = found.normal + found.anomalous
-    if found.normal > correct.max():
-        return found.normal / total, math.inf
-    return _best(correct / total, step.keys)
+    found, value, threshold = _best(
+        labels, scores, memory, lambda tp, fp, found: (tp + found.normal - fp) / (found.normal + found.anomalous)
+    )
+    nothing_called = found.normal / max(1, found.normal + found.anomalous)
+    return (nothing_called, math.inf) if nothing_called > value else (value, threshold)
 
 
 def balanced_accuracy(labels, scores, threshold: float) -> float:
@@ -187,12 +205,12 @@ def balanced_accuracy(labels, scores, threshold: float) -> float:
     return float((np.mean(called[anomalous]) + np.mean(~called[~anomalous])) / 2)
 
 
-def pixel_f1_max(masks: Sequence, maps: Sequence) -> tuple[float, float]:
+def pixel_f1_max(masks: Sequence, maps: Sequence, memory: float = ranks.DEFAULT_MEMORY) -> tuple[float, float]:
     """Best pixel F1 and its threshold, over all pixels pooled. Args as `pixel_auroc`, result as `f1_max`."""
-    return f1_max(masks, maps)
+    return f1_max(masks, maps, memory)
 
 
-def pixel_aupro(masks: Sequence, maps: Sequence, limit: float = 0.30) -> float:
+def pixel_aupro(masks: Sequence, maps: Sequence, limit: float = 0.30, memory: float = ranks.DEFAULT_MEMORY) -> float:
     """Area under the per-region overlap curve up to a false positive rate, divided by that rate.
 
     The overlap of each defect (8-connected component of a mask) is averaged over all defects of all images; the rate
@@ -203,6 +221,7 @@ def pixel_aupro(masks: Sequence, maps: Sequence, limit: float = 0.30) -> float:
         masks: as in `pixel_auroc`, two-dimensional.
         maps: as in `pixel_auroc`.
         limit: in (0, 1].
+        memory: as in `pixel_auroc`; besides, 20 bytes for each anomalous pixel.
 
     Returns:
         In [0, 1]; NaN when one class is missing.
@@ -212,20 +231,30 @@ def pixel_aupro(masks: Sequence, maps: Sequence, limit: float = 0.30) -> float:
     found = ranks.survey(masks, maps)
     if not found.normal or not found.anomalous:
         return math.nan
-    ((normal, _),) = ranks.sorted_classes(masks, maps, found, math.inf)
-    regions, gained = 0, []
+    keys, weights, regions = _region_pixels(masks, maps, found.wide)
+    gained, above, end = [], 0, len(keys)
+    for normal, anomalous in ranks.sorted_classes(masks, maps, found, memory):
+        part = slice(end - len(anomalous), end)
+        passed = [len(normal) - np.searchsorted(normal, keys[part], side) for side in ("right", "left")]
+        rates = [(above + count) / found.normal for count in passed]
+        gained.append(float(np.sum(weights[part] * _mean_shortfall(limit, *rates))))
+        above, end = above + len(normal), part.start
+    return math.fsum(gained) / (regions * limit)
+
+
+def _region_pixels(masks, maps, wide) -> tuple[np.ndarray, np.ndarray, int]:
+    """Keys of the defects' pixels, ascending, the share that each has of its defect, and the number of defects."""
+    keys, weights, regions = [], [], 0
     for mask, values in zip(masks, maps, strict=True):
         components, count = ndimage.label(np.asarray(mask) != 0, np.ones((3, 3)))
-        if not count:
-            continue
-        regions += count
-        inside = components > 0
-        weight = 1 / np.bincount(components.ravel())[components[inside]]
-        keys = ranks.order_keys(ranks.as_scores(values)[inside], found.wide)
-        start = 1 - np.searchsorted(normal, keys, "right") / found.normal
-        end = 1 - np.searchsorted(normal, keys, "left") / found.normal
-        gained.append(float(np.sum(weight * _mean_shortfall(limit, start, end))))
-    return math.fsum(gained) / (regions * limit)
+        if count:
+            inside = components > 0
+            weights.append(1 / np.bincount(components.ravel())[components[inside]])
+            keys.append(ranks.order_keys(ranks.as_scores(values)[inside], wide))
+            regions += count
+    keys, weights = np.concatenate(keys), np.concatenate(weights)
+    order = np.argsort(keys)
+    return keys[order], weights[order], regions
 
 
 def _mean_shortfall(limit: float, start: np.ndarray, end: np.ndarray) -> np.ndarray:
@@ -236,13 +265,16 @@ def _mean_shortfall(limit: float, start: np.ndarray, end: np.ndarray) -> np.ndar
     return np.where(end > start, ramp, np.maximum(limit - start, 0))
 
 
-def roc_curve(labels, scores, points: int = 512) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def roc_curve(
+    labels, scores, points: int = 512, memory: float = ranks.DEFAULT_MEMORY
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Points of the ROC curve, thinned for plotting, each one exact.
 
     Args:
         labels: as in `f1_max`.
         scores: as in `f1_max`.
         points: at most about this many, evenly spread in both rates.
+        memory: as in `pixel_auroc`.
 
     Returns:
         `(false_positive_rate, true_positive_rate, thresholds)`, float64, thresholds falling from infinity.
@@ -250,33 +282,42 @@ def roc_curve(labels, scores, points: int = 512) -> tuple[np.ndarray, np.ndarray
     Raises:
         ValueError: when one class is missing.
     """
-    found, thresholds, caught, wrong = _thinned(labels, scores, points)
+    found, thresholds, caught, wrong = _thinned(labels, scores, points, memory)
     return wrong / found.normal, caught / found.anomalous, thresholds
 
 
-def precision_recall_curve(labels, scores, points: int = 512) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def precision_recall_curve(
+    labels, scores, points: int = 512, memory: float = ranks.DEFAULT_MEMORY
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Points of the precision-recall curve, thinned for plotting, each one exact. Args and errors as `roc_curve`.
 
     Returns:
         `(precision, recall, thresholds)`, float64, thresholds falling from infinity (where precision is 1).
     """
-    found, thresholds, caught, wrong = _thinned(labels, scores, points)
+    found, thresholds, caught, wrong = _thinned(labels, scores, points, memory)
     precision = np.ones(len(caught))
     np.divide(caught, caught + wrong, out=precision, where=caught + wrong > 0)
     return precision, caught / found.anomalous, thresholds
 
 
-def _thinned(labels, scores, points) -> tuple[ranks.Survey, np.ndarray, np.ndarray, np.ndarray]:
+def _thinned(labels, scores, points, memory) -> tuple[ranks.Survey, np.ndarray, np.ndarray, np.ndarray]:
     """Thresholds at even ranks of each class, falling, with the exact counts at or above them."""
     labels, scores = ranks.as_images(labels, scores)
     found = ranks.survey(labels, scores)
     if not found.normal or not found.anomalous:
         raise ValueError("a curve needs both classes")
-    ((normal, anomalous),) = ranks.sorted_classes(labels, scores, found, math.inf)
-    even = [
-        np.linspace(0, len(keys) - 1, min(len(keys), max(points // 2, 2))).astype(np.int64)
-        for keys in (normal, anomalous)
-    ]
-    chosen = np.unique(np.concatenate([normal[even[0]], anomalous[even[1]]]))[::-1]
-    caught, wrong = (np.append(0, len(keys) - np.searchsorted(keys, chosen)) for keys in (anomalous, normal))
-    return found, np.append(np.inf, ranks.key_scores(chosen)), caught, wrong
+    totals = (found.normal, found.anomalous)
+    even = [np.linspace(0, n - 1, min(n, max(points // 2, 2))).astype(np.int64) for n in totals]
+    above, thresholds, counts = [0, 0], [np.array([np.inf])], [[np.array([0])], [np.array([0])]]
+    for classes in ranks.sorted_classes(labels, scores, found, memory):
+        chosen = []
+        for keys, total, passed, places in zip(classes, totals, above, even, strict=True):
+            places = places - (total - passed - len(keys))  # ascending ranks in this block
+            chosen.append(keys[places[(places >= 0) & (places < len(keys))]])
+        chosen = np.unique(np.concatenate(chosen))[::-1]
+        thresholds.append(ranks.key_scores(chosen))
+        for which, keys in enumerate(classes):
+            counts[which].append(above[which] + len(keys) - np.searchsorted(keys, chosen))
+            above[which] += len(keys)
+    wrong, caught = map(np.concatenate, counts)
+    return found, np.concatenate(thresholds), caught, wrong

@@ -4,8 +4,12 @@ A finite IEEE float, read as an unsigned integer with its sign bit flipped (all 
 float does. Integers sort several times faster than floats and compare exactly, so nothing is binned or rounded.
 """
 
+import contextlib
+import math
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -127,10 +131,11 @@ def sorted_classes(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Sorted keys of the two classes, in blocks of falling score.
 
-    One block when the keys fit in `memory`. Otherwise the keys' top 16 bits are counted first, and each block takes as
-    many neighbouring values of those bits as fit, at the cost of one more pass over the maps per block: with memory
-    mapped maps, nothing larger than a block is ever held. Only scores that share those 16 bits (a constant map) can
-    exceed the limit.
+    One block when the keys fit in `memory`. Otherwise the keys' top 16 bits are counted in a first pass, neighbouring
+    values of those bits are joined to blocks that fit, and a second pass writes each block's keys to a temporary file,
+    from which it is read and sorted when its turn comes: with memory mapped maps, nothing larger than a block is ever
+    held. A block of a single value of those bits that does not fit (a constant map) is sorted on disk, and there are at
+    most about 256 blocks, which are as large as that takes. Equal keys are always in one block.
 
     Args:
         masks: as in `survey`.
@@ -141,43 +146,76 @@ def sorted_classes(
     Yields:
         `(normal, anomalous)` keys, each sorted ascending; every key of a block is below those of the block before.
     """
+    dtype = np.uint64 if found.wide else np.uint32
     if found.itemsize * (found.normal + found.anomalous) <= memory:
-        yield _gather(masks, maps, found.wide, 0, 1 << 16, found.normal, found.anomalous)
+        classes = [np.empty(count, dtype) for count in (found.normal, found.anomalous)]
+        filled = [0, 0]
+        for parts in _keys_by_class(masks, maps, found.wide):
+            for which, chosen in enumerate(parts):
+                classes[which][filled[which] : filled[which] + len(chosen)] = chosen
+                filled[which] += len(chosen)
+        for keys in classes:
+            keys.sort()
+        yield tuple(classes)
         return
     shift = 8 * found.itemsize - 16
-    counts = np.zeros((2, 1 << 16), np.int64)
-    for mask, values in zip(masks, maps, strict=True):
-        prefix = (order_keys(as_scores(values), found.wide) >> shift).ravel()
-        positive = np.asarray(mask).ravel() != 0
-        anomalous = np.bincount(prefix[positive], minlength=1 << 16)
-        counts += [np.bincount(prefix, minlength=1 << 16) - anomalous, anomalous]
-    high = 1 << 16
-    filled = np.cumsum(counts.sum(axis=0)[::-1])[::-1]  # keys at or above each prefix
-    while high > 0:
-        above = filled[high] if high < 1 << 16 else 0
-        fits = (filled[:high] - above) * found.itemsize <= memory
-        low = int(np.argmax(fits)) if fits.any() else high - 1
-        normal, anomalous = (int(count) for count in counts[:, low:high].sum(axis=1))
-        yield _gather(masks, maps, found.wide, low, high, normal, anomalous)
-        high = low
+    memory = max(memory, found.itemsize * (found.normal + found.anomalous) / 128)
+    starts = _block_starts(masks, maps, found, memory, shift)
+    with tempfile.TemporaryDirectory(prefix="ganspect-sort-") as folder:
+        _spill(masks, maps, found.wide, starts, shift, folder)
+        for block in reversed(range(len(starts))):
+            yield tuple(_read_sorted(Path(folder) / f"{block}-{which}", dtype, memory) for which in (0, 1))
 
 
-def _gather(masks, maps, wide, low, high, normal, anomalous) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted keys by class whose top 16 bits lie in [low, high)."""
-    dtype = np.uint64 if wide else np.uint32
-    classes, filled = (np.empty(normal, dtype), np.empty(anomalous, dtype)), [0, 0]
-    shift = 8 * np.dtype(dtype).itemsize - 16
+def _keys_by_class(masks, maps, wide):
+    """Yields (normal keys, anomalous keys) of each image."""
     for mask, values in zip(masks, maps, strict=True):
         keys, positive = order_keys(as_scores(values), wide).ravel(), np.asarray(mask).ravel() != 0
-        if (low, high) != (0, 1 << 16):
-            inside = ((keys >> shift) >= low) & ((keys >> shift) < high)
-            keys, positive = keys[inside], positive[inside]
-        for which, chosen in enumerate((keys[~positive], keys[positive])):
-            classes[which][filled[which] : filled[which] + len(chosen)] = chosen
-            filled[which] += len(chosen)
-    for keys in classes:
-        keys.sort()
-    return classes
+        yield keys[~positive], keys[positive]
+
+
+def _block_starts(masks, maps, found: Survey, memory: float, shift: int) -> np.ndarray:
+    """The lowest top 16 bits of each block, ascending, so that the keys of a block fit in `memory` where they can."""
+    counts = np.zeros(1 << 16, np.int64)
+    for parts in _keys_by_class(masks, maps, found.wide):
+        for keys in parts:
+            counts += np.bincount(keys >> shift, minlength=1 << 16)
+    starts, held = [], math.inf
+    for prefix in np.flatnonzero(counts):
+        if (held + counts[prefix]) * found.itemsize > memory:
+            starts.append(prefix)
+            held = 0
+        held += counts[prefix]
+    return np.array(starts)
+
+
+def _spill(masks, maps, wide, starts: np.ndarray, shift: int, folder) -> None:
+    """Appends the keys of each class to the file of their block."""
+    with contextlib.ExitStack() as stack:
+        files = {
+            (block, which): stack.enter_context(open(Path(folder) / f"{block}-{which}", "wb"))
+            for block in range(len(starts))
+            for which in (0, 1)
+        }
+        for parts in _keys_by_class(masks, maps, wide):
+            for which, keys in enumerate(parts):
+                blocks = np.searchsorted(starts, keys >> shift, "right") - 1
+                order = np.argsort(blocks, kind="stable")
+                ends = np.cumsum(np.bincount(blocks, minlength=len(starts)))
+                for block, (start, end) in enumerate(zip(np.append(0, ends[:-1]), ends, strict=True)):
+                    if end > start:
+                        keys[order[start:end]].tofile(files[block, which])
+
+
+def _read_sorted(path: Path, dtype, memory: float) -> np.ndarray:
+    """The keys of a file, sorted: in memory where they fit, else in the file itself."""
+    size = path.stat().st_size
+    if size <= memory:
+        keys = np.fromfile(path, dtype)
+    else:
+        keys = np.memmap(path, dtype, "r+")
+    keys.sort()
+    return keys
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ def bootstrap_metric(labels, scores, metric: Callable, samples: int = 1000, seed
 
 
 def bootstrap_pixel_metrics(
-    masks: Sequence, maps: Sequence, samples: int = 1000, seed: int = 0
+    masks: Sequence, maps: Sequence, samples: int = 1000, seed: int = 0, memory: float = ranks.DEFAULT_MEMORY
 ) -> dict[str, tuple[float, float]]:
     """95 % bootstrap intervals of `pixel_auroc` and `pixel_aupr` over the test images.
 
@@ -176,13 +176,14 @@ def bootstrap_pixel_metrics(
     than 1e-5 in AUROC and 1e-4 in AUPR (by nothing where 4096 quantiles reach every distinct score), small beside any
     interval.
 
-    Memory: 4 bytes a pixel (8 beyond float32) while the bins are chosen, then about 200 kB an image.
+    Memory: 4 bytes a pixel (8 beyond float32), at most `memory`, while the bins are chosen, then about 200 kB an image.
 
     Args:
         masks: as in `metrics.pixel_auroc`.
         maps: as in `metrics.pixel_auroc`.
         samples: as in `bootstrap_interval`.
         seed: as in `bootstrap_interval`.
+        memory: as in `metrics.pixel_auroc`.
 
     Returns:
         `{"pixel_auroc": (low, high), "pixel_aupr": (low, high)}`; NaN when one class is missing.
@@ -190,7 +191,7 @@ def bootstrap_pixel_metrics(
     found = ranks.survey(masks, maps)
     if not found.normal or not found.anomalous:
         return {"pixel_auroc": (math.nan, math.nan), "pixel_aupr": (math.nan, math.nan)}
-    edges, single = _rank_bins(masks, maps, found)
+    edges, single = _rank_bins(masks, maps, found, memory)
     normal, anomalous = _histograms(masks, maps, found.wide, edges)
     groups = anomalous.sum(axis=1) > 0
     return {
@@ -199,18 +200,29 @@ def bootstrap_pixel_metrics(
     }
 
 
-def _rank_bins(masks, maps, found: ranks.Survey) -> tuple[np.ndarray, np.ndarray]:
+def _rank_bins(masks, maps, found: ranks.Survey, memory: float = ranks.DEFAULT_MEMORY) -> tuple[np.ndarray, np.ndarray]:
     """Lower edges of the bins (ascending keys), and which bins hold one distinct score only."""
-    ((normal, anomalous),) = ranks.sorted_classes(masks, maps, found, math.inf)
+    totals = (found.normal, found.anomalous)
+    even = [np.linspace(0, total - 1, min(total, BINS)).astype(np.int64) for total in totals]
+    chosen, above = ([], []), [0, 0]
+    fits = found.itemsize * sum(totals) <= memory
+    blocks = list(ranks.sorted_classes(masks, maps, found, memory)) if fits else None
+    for classes in blocks or ranks.sorted_classes(masks, maps, found, memory):
+        for which, keys in enumerate(classes):
+            places = even[which] - (totals[which] - above[which] - len(keys))
+            chosen[which].append(keys[places[(places >= 0) & (places < len(keys))]])
+            above[which] += len(keys)
     edges = []
-    for keys, alone in ((normal, 1), (anomalous, 0)):
-        chosen = keys[np.linspace(0, len(keys) - 1, min(len(keys), BINS)).astype(np.int64)]
-        values, repeats = np.unique(chosen, return_counts=True)
+    for parts, alone in zip(chosen, (1, 0), strict=True):
+        values, repeats = np.unique(np.concatenate(parts), return_counts=True)
         edges += [values, values[repeats > alone] + values.dtype.type(1)]  # the next key ends a bin of one score
     edges = np.unique(np.concatenate(edges))
-    inside = sum(np.append(np.searchsorted(keys, edges[1:]), len(keys)) for keys in (normal, anomalous))
-    equal = sum(np.searchsorted(keys, edges, "right") for keys in (normal, anomalous))
-    return edges, inside == equal
+    below, up_to = np.zeros(len(edges), np.int64), np.zeros(len(edges), np.int64)
+    for classes in blocks or ranks.sorted_classes(masks, maps, found, memory):
+        for keys in classes:
+            below += np.searchsorted(keys, edges)
+            up_to += np.searchsorted(keys, edges, "right")
+    return edges, np.append(below[1:], sum(totals)) == up_to
 
 
 def _histograms(masks, maps, wide: bool, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -86,7 +86,7 @@ def measure(detector, arrays, evidence, normal_evidence, names, intervals=False,
                 wanted = intervals and name == names[0]
                 found[protocol][name] = _metrics(arrays.labels[indices], scores[indices], masks, some, wanted)
                 if intervals:
-                    found[protocol][name] |= _localisation(masks, some) if mapped else {}
+                    found[protocol][name] |= _localisation(arrays.labels[indices], masks, some) if mapped else {}
                     found[protocol][name]["by_defect"] = by_defect(
                         arrays.labels[indices],
                         scores[indices],
@@ -161,11 +161,15 @@ def _image_metrics(cut):
     return {**DRAWN_METRICS, "image_balanced_accuracy": lambda y, s: metrics.balanced_accuracy(y, s, cut)}
 
 
-def _localisation(masks, maps):
-    """AUPRO and AUPIMO; None where they are undefined."""
+def _localisation(labels, masks, maps):
+    """AUPRO and AUPIMO; None where undefined. An anomalous image without a marked pixel is not a normal one."""
     if masks is None:
         return {"pixel_aupro_0.30": None, "pixel_aupimo": None}
-    values = {"pixel_aupro_0.30": metrics.pixel_aupro(masks, maps)}
+    sure = [i for i, mask in enumerate(masks) if labels[i] == 0 or np.any(mask)]
+    values = {
+        "pixel_aupro_0.30": metrics.pixel_aupro(masks, maps),
+        "pixel_aupimo": metrics.pixel_aupimo([masks[i] for i in sure], [maps[i] for i in sure]),
+    }
     return {name: None if np.isnan(value) else value for name, value in values.items()}
 
 

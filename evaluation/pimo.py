@@ -1,0 +1,75 @@
+"""AUPIMO: how much of each anomalous image is found while next to nothing is marked on normal ones.
+
+J. P. C. Bertoldo, D. Ameln, A. Vaidya, S. Akcay, *AUPIMO: Redefining Visual Anomaly Detection Benchmarks with High
+Speed and Low Tolerance*, BMVC 2024. The false positive rate is that of normal images alone, averaged over them; the
+recall is that of one anomalous image; the area lies under the recall over the logarithm of the rate between 1e-5 and
+1e-4, divided by the width.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ganspect.evaluation import ranks
+
+LOW, HIGH = 1e-5, 1e-4  # of the false positive rate, as in the paper
+
+
+def per_image_aupimo(masks: Sequence, maps: Sequence, low: float = LOW, high: float = HIGH) -> np.ndarray:
+    """AUPIMO of each anomalous image.
+
+    Exact, over all thresholds: a pixel of a defect counts from the false positive rate on that marking it costs, its
+    own score's ties included (the paper and its code sample thresholds). Where the normal images have fewer than
+    1 / high pixels altogether, it is the recall without a single false positive.
+
+    Memory: beyond the arguments, the `high` share of the normal images' pixels times their number, and one image.
+
+    Args:
+        masks: `[H, W]` each, nonzero = anomalous; an image without such pixels is normal.
+        maps: anomaly maps of the same shapes, higher = more anomalous.
+        low, high: 0 < low < high <= 1.
+
+    Returns:
+        float64 `[N]` in [0, 1]; NaN for normal images, and for all where there is no normal image.
+
+    Raises:
+        ValueError: on unequal shapes, scores that are not finite, or wrong bounds.
+    """
+    if not 0 < low < high <= 1:
+        raise ValueError(f"the bounds must be 0 < low < high <= 1, not {low} and {high}")
+    found = ranks.survey(masks, maps)
+    anomalous = np.array([bool(np.any(mask)) for mask in masks], bool)
+    out = np.full(len(masks), math.nan)
+    normal = np.flatnonzero(~anomalous)
+    if not len(normal):
+        return out
+    keys, rates = _false_positive_rates([maps[i] for i in normal], high, found.wide)
+    for i in np.flatnonzero(anomalous):
+        marked = ranks.order_keys(ranks.as_scores(maps[i]), found.wide)[np.asarray(masks[i]) != 0]
+        rate = rates[len(keys) - np.searchsorted(keys, marked, "left")]  # of marking this pixel
+        out[i] = np.mean(np.clip(np.log(high / np.maximum(rate, low)) / math.log(high / low), 0, 1))
+    return out
+
+
+def pixel_aupimo(masks: Sequence, maps: Sequence, low: float = LOW, high: float = HIGH) -> float:
+    """The mean of `per_image_aupimo` over the anomalous images; NaN where either kind of image is missing."""
+    values = per_image_aupimo(masks, maps, low, high)
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else math.nan
+
+
+def _false_positive_rates(maps: Sequence, high: float, wide: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Ascending keys of the highest pixels of normal images, and the rate at which the highest 0, 1, 2, ... are passed.
+
+    Of each image only so many pixels are kept as alone exceed `high`: no pixel below them is marked at that rate.
+    """
+    keys, weights = [], []
+    for values in maps:
+        flat = ranks.order_keys(ranks.as_scores(values), wide).ravel()
+        count = min(len(flat), math.floor(high * len(maps) * len(flat)) + 1)
+        keys.append(np.partition(flat, len(flat) - count)[len(flat) - count :])
+        weights.append(np.full(count, 1 / (len(maps) * len(flat))))
+    keys, weights = np.concatenate(keys), np.concatenate(weights)
+    order = np.argsort(keys)
+    return keys[order], np.append(0, np.cumsum(weights[order[::-1]]))
