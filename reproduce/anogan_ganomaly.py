@@ -102,6 +102,7 @@ TABLES = {
 }
 BEYOND = ("image_ap", "image_balanced_accuracy_oracle", "image_balanced_accuracy", "seconds_per_image")
 SCORES = {"anomaly": ""}  # each method has its own
+RIVALS = (("ganomaly", "anogan"), ("ganomaly-gray", "ganomaly-rgb"))  # that the study compares in words
 NOT_RUN = {}
 PUBLISHED = ("training", "histogram_scatter", "histogram_anomaly", "histogram_encoder_distance", "generated", "pairs")
 

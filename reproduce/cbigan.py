@@ -122,6 +122,7 @@ TABLES = {
 }
 BEYOND = ("image_ap", "image_accuracy_oracle", "pixel_auroc", "pixel_aupr", "seconds_per_image")
 SCORES = {"lambda_0.1": "", "lambda_0.0": ", L_R alone", "lambda_1.0": ", L_fD alone"}
+RIVALS = (("cbigan", "bigan"), ("cbigan", "autoencoder"))  # that the poster compares in words
 NOT_RUN = {}
 QUOTED = ("AnoGAN", "VAE-grad", "AE-L2", "AVID", "LSA", "EGBAD", "GeoTrans")
 PUBLISHED = ("training", "generated", "histogram_lambda_0.1")

@@ -1,4 +1,4 @@
-"""Two runs folders cell by cell: what differs, and whether more than chance.
+"""Two runs folders cell by cell, or two methods of one: what differs, and whether more than chance.
 
 Each cell that both folders have finished is compared by each metric of its first score. The test is, in this order:
 
@@ -130,37 +130,102 @@ def _shown(low=math.nan, high=math.nan, p=math.nan, test=""):
 
 def _on_images(name, a, b):
     """One seed each: a test over the test images that both scored."""
-    pair = [_scores(run) for run in (a, b)]
-    if [row[:2] for row in pair[0]] != [row[:2] for row in pair[1]]:
-        return _shown(test="none: other test images")
-    labels = np.array([row[1] for row in pair[0]])
-    scores = [np.array([row[2] for row in rows]) for rows in pair]
     if _is_drawn(a) or _is_drawn(b):
         return _shown(test="none: means over draws of the test images")
+    names, labels, scores = _common(a, b)
+    if not len(names) == len(_scores(a)) == len(_scores(b)):
+        return _shown(test="none: other test images")
+    found = _tested(name, names, labels, scores, a, b)
+    if isinstance(found, str):
+        return _shown(test=f"none: {found}")
+    return _shown(found.low, found.high, found.p_value, f"{_kind(name)}, one training each")
+
+
+def _kind(name):
+    return "DeLong" if name == "image_auroc" else "paired bootstrap over test images"
+
+
+def _tested(name, names, labels, scores, a, b):
+    """`evaluation.comparison.Comparison` of a metric on these images of two runs, or why there is none."""
     if name == "image_auroc":
-        found = comparison.delong(labels, *scores)
-        return _shown(found.low, found.high, found.p_value, "DeLong, one training each")
-    kind = "paired bootstrap over test images, one training each"
+        return comparison.delong(labels, *scores)
     if name in IMAGE:
-        found = comparison.paired_bootstrap(IMAGE[name], labels, *scores, samples=DRAWS)
-        return _shown(found.low, found.high, found.p_value, kind)
+        return comparison.paired_bootstrap(IMAGE[name], labels, *scores, samples=DRAWS)
     if name in PIXEL:
         truth = gallery.load_truth(a)
-        names = [row[0] for row in pair[0]]
-        if not all(name in truth for name in names):
-            return _shown(test="none: no stored masks (--rescore stores them)")
-        masks = [truth[name] for name in names]
-        maps = [[gallery.load_map(run, name).astype(np.float32) for name in names] for run in (a, b)]
-        found = comparison.paired_bootstrap(PIXEL[name], masks, *maps, samples=DRAWS)
-        return _shown(found.low, found.high, found.p_value, kind)
-    return _shown(test="none: fewer than 3 seeds")
+        if not all(image in truth for image in names):
+            return "no stored masks (--rescore stores them)"
+        masks = [truth[image] for image in names]
+        maps = [[gallery.load_map(run, image).astype(np.float32) for image in names] for run in (a, b)]
+        if any(values.shape != mask.shape for side in maps for values, mask in zip(side, masks, strict=True)):
+            return "maps of other sizes"
+        return comparison.paired_bootstrap(PIXEL[name], masks, *maps, samples=DRAWS)
+    return "fewer than 3 seeds"
+
+
+def _common(a, b):
+    """Names, labels and both scores of the images that two runs scored with equal labels."""
+    pair = [{row[:2]: row[2] for row in _scores(run)} for run in (a, b)]
+    keys = [key for key in pair[0] if key in pair[1]]
+    scores = [np.array([side[key] for key in keys]) for side in pair]
+    return [key[0] for key in keys], np.array([key[1] for key in keys], int), scores
+
+
+def rivals(paper, runs):
+    """The methods that a paper compares in words (its RIVALS), tested on the images that both scored.
+
+    Of each pair, category and metric: by Welch's t over seeds where both have three, else DeLong's test or a paired
+    bootstrap of the first seed of each.
+
+    Args:
+        paper: the paper's script.
+        runs: the runs folder.
+
+    Returns:
+        List of dicts with first, second, category, metric, a, b, difference, low, high, p, test; of the first method a.
+    """
+    found, rows = _finished(paper, runs), []
+    wanted = [
+        m for table in paper.TABLES.values() for m in table["metrics"] if m == "image_auroc" or m in IMAGE | PIXEL
+    ]
+    for first, second in getattr(paper, "RIVALS", ()):
+        for (method, dataset, category, protocol), by_seed in found.items():
+            other = found.get((second, dataset, category, protocol))
+            if method == first and other:
+                place = {"first": paper.METHODS[first].label, "second": paper.METHODS[second].label}
+                place["category"] = tables.shown_category(paper, dataset, category)
+                for name in dict.fromkeys(wanted):
+                    row = _rivalry(name, by_seed, other)
+                    rows += [{**place, "metric": name, **row}] if row else []
+    return rows
+
+
+def _rivalry(name, runs_a, runs_b):
+    """A row of `rivals`, or None where nothing can be said: difference of the first over the second."""
+    sides = [[_values(run, "paper").get(name) for run in runs.values()] for runs in (runs_a, runs_b)]
+    if min(map(len, sides)) >= LEAST_SEEDS and None not in sides[0] + sides[1]:
+        a, b = (float(np.mean(side)) for side in sides)
+        return {"a": a, "b": b, "difference": a - b, **_test(name, "paper", sides[::-1], runs_b, runs_a)}
+    a, b = (next(iter(runs.values())) for runs in (runs_a, runs_b))
+    names, labels, scores = _common(a, b)
+    if min(np.sum(labels == 0), np.sum(labels == 1), len(labels)) < 2 and name not in PIXEL:
+        return None
+    found = _tested(name, names, labels, scores[::-1], b, a)
+    if isinstance(found, str) or math.isnan(found.difference):
+        return None
+    kind = f"{_kind(name)}, one training each, {len(names)} images"
+    return {
+        "a": found.b,
+        "b": found.a,
+        "difference": found.difference,
+        **_shown(found.low, found.high, found.p_value, kind),
+    }
 
 
 def _scores(run):
     """`(image, label, score)` of every test image, by name."""
     score = next(iter(run.metrics["protocols"]["paper"]))
-    rows = run.scores
-    return sorted((row["image"], int(row["label"]), float(row[score])) for row in rows)
+    return sorted((row["image"], int(row["label"]), float(row[score])) for row in run.scores)
 
 
 def _is_drawn(run):

@@ -73,6 +73,7 @@ SCORES = {
     "mahalanobis": ", Mahalanobis",
 }
 
+RIVALS = (("fcbigan", "f-anogan"),)  # that the thesis compares
 NOT_RUN = {}
 
 PROFILES = {

@@ -167,6 +167,7 @@ BEYOND = (
     *("image_ap", "image_balanced_accuracy_oracle", "image_balanced_accuracy"),
     *("pixel_aupr", "seconds_per_image", *ROI_METRICS),
 )
+RIVALS = (("grdnet", "draem"),)  # that the paper compares in words
 NOT_RUN = {}
 QUOTED = ("PaDiM", "PatchCore")
 PUBLISHED = ("training", "maps", "corruption")

@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 
 from ganspect.evaluation import health, plots
 from ganspect.evaluation.vector import as_svg, page_colours
-from ganspect.reproduce import committed, figures, formats, tables
+from ganspect.reproduce import committed, compare, figures, formats, tables
 from ganspect.reproduce.scoring import ALL
 from ganspect.training.files import read_json
 from ganspect.training.run import Run
@@ -55,6 +55,7 @@ def page(paper, cells, runs, joined, claims=()):
         "version": importlib.metadata.version("ganspect"),
         "tables": [table_view(paper, name, lines, views) for name, lines in joined.items()],
         "claims": claims,
+        "rivals": [rival_view(row) for row in compare.rivals(paper, runs)],
         "across": [{"name": _words(p.stem), "path": p} for p in across(paper, runs)],
         "categories": places,
         "cards": cards(cell.method for cell in cells),
@@ -102,6 +103,13 @@ def table_view(paper, name, lines, views):
         ]
         rows.append({**line, "number": number, "runs": linked, "kind": badge(line["verdict"])})
     return {"id": f"table-{name}", "title": paper.TABLES[name]["title"], "rows": rows, "notes": texts}
+
+
+def rival_view(row):
+    """A row of `compare.rivals` as texts."""
+    texts = {name: tables.show(row[name], row["metric"]) for name in ("a", "b")}
+    texts |= {"difference": f"{row['difference']:+.3f}", "p": f"{row['p']:.3g}"}
+    return {**row, **texts, "interval": f"{row['low']:+.3f} to {row['high']:+.3f}"}
 
 
 def badge(verdict):

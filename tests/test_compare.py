@@ -77,6 +77,22 @@ def test_other_test_images_are_not_compared(folders, tmp_path):
     assert found["image_auroc"]["verdict"] == "not tested" and "other test images" in found["image_auroc"]["test"]
 
 
+def test_rivals_are_tested_on_the_images_that_both_scored(tmp_path):
+    store(tmp_path, "cbigan", skill=0.6)
+    rival = store(tmp_path, "bigan", skill=0.0)
+    found = {row["metric"]: row for row in compare.rivals(cbigan, tmp_path)}
+    row = found["image_auroc"]
+    assert (row["first"], row["second"], row["category"]) == ("CBiGAN", "CBiGAN at alpha 0 (BiGAN)", "weave")
+    assert row["difference"] == pytest.approx(row["a"] - row["b"]) and row["low"] <= row["difference"] <= row["high"]
+    assert row["test"] == "DeLong, one training each, 18 images" and row["a"] > row["b"]
+    rows = rival.read_table("scores_4.csv")
+    rival.write_table("scores_4.csv", rows[::2])
+    fewer = {row["metric"]: row for row in compare.rivals(cbigan, tmp_path)}["image_auroc"]
+    assert fewer["test"].endswith("9 images")
+    rival.set_status("failed")
+    assert compare.rivals(cbigan, tmp_path) == []
+
+
 def test_the_command_writes_every_difference(folders, tmp_path, capsys):
     code = main(["report", "cbigan", "--compare", *map(str, folders), "--output", str(tmp_path)])
     assert code == 0 and "B minus A" in capsys.readouterr().out
