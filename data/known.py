@@ -77,3 +77,23 @@ SOURCES: dict[str, Source] = {
         "AnoGAN and GANomaly",
     ),
 }
+
+# The papers that introduced the sets; casting and cloud have none.
+CITATIONS: dict[str, str] = {
+    "mvtec_ad": """@inproceedings{bergmann2019mvtec,
+  title={{MVTec AD} -- A Comprehensive Real-World Dataset for Unsupervised Anomaly Detection},
+  author={Bergmann, Paul and Fauser, Michael and Sattlegger, David and Steger, Carsten},
+  booktitle={IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  pages={9592--9600},
+  year={2019}
+}""",
+    "nanotwice": """@article{carrera2017defect,
+  title={Defect Detection in {SEM} Images of Nanofibrous Materials},
+  author={Carrera, Diego and Manganini, Fabio and Boracchi, Giacomo and Lanzarone, Ettore},
+  journal={IEEE Transactions on Industrial Informatics},
+  volume={13},
+  number={2},
+  pages={551--561},
+  year={2017}
+}""",
+}

@@ -1,6 +1,7 @@
 """The house: which package may import which, no bare imports, docstrings, no machine-specific paths."""
 
 import ast
+import configparser
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,13 @@ def test_public_functions_have_docstrings(path):
             assert ast.get_docstring(node), f"{path}: {node.name} has no docstring"
 
 
-def test_every_listed_package_has_a_type_marker():
-    for package in PACKAGES:
-        assert (ROOT / package / "py.typed").exists()
+def test_every_package_is_listed_with_a_type_marker():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    folders = {path.parent.relative_to(ROOT) for path in FILES}
+    names = {"ganspect." + ".".join(folder.parts): folder for folder in folders}
+    assert set(setup["options"]["packages"].split()) == set(names)
+    for name, folder in names.items():
+        assert f"{name} = {folder.as_posix()}" in setup["options"]["package_dir"].splitlines()
+        assert "py.typed" in setup["options.package_data"][name].split(", ")
+        assert (ROOT / folder / "py.typed").exists() and (ROOT / folder / "__init__.py").exists()
