@@ -3,20 +3,22 @@
 Ties are treated as scikit-learn treats them: half a win each in AUROC, one common threshold in average precision.
 Where only one class is present a metric is NaN, and `why_undefined` says why.
 
-Peak memory of the pixel metrics, beyond the arguments: 4 bytes a pixel (8 when some float64 score is not a float32),
-plus about 10 bytes per anomalous pixel and 20 per pixel of the largest image. Beyond `memory` bytes of keys (2 GiB by
-default) they are sorted in chunks on disk, in the system's folder for temporary files, with the same result to the bit
-and never more than `memory` held; with memory-mapped maps, that is all.
+Memory. Every pixel metric takes `memory`, the bytes of sort keys that it holds at a time: 4 a pixel, 8 when some
+float64 score is not a float32. Where all pixels' keys fit, they are sorted in memory; beyond it, in pieces on disk (see
+`sorting`), with the same result to the last bit. Besides the keys and the arguments, about 15 MB are in use, plus for
+`pixel_aupro` about 16 bytes per pixel of the largest image; a map that is not contiguous or not an array of numbers is
+copied while it is read. Maps are read one by one, twice: any sequence that loads them when asked will do.
 """
 
 import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy import ndimage
 
 from ganspect.evaluation import ranks
+from ganspect.evaluation.aupro import pixel_aupro
 from ganspect.evaluation.pimo import per_image_aupimo, pixel_aupimo
+from ganspect.evaluation.ranks import ANOMALOUS, DEFAULT_MEMORY, NORMAL
 
 __all__ = [
     "accuracy_oracle",
@@ -81,14 +83,14 @@ def image_ap(labels, scores) -> float:
     return _auroc_ap(*ranks.as_images(labels, scores))[1]
 
 
-def pixel_auroc(masks: Sequence, maps: Sequence, memory: float = ranks.DEFAULT_MEMORY) -> float:
+def pixel_auroc(masks: Sequence, maps: Sequence, memory: float = DEFAULT_MEMORY) -> float:
     """Area under the ROC curve over all pixels of all images, pooled.
 
     Args:
         masks: `[N, H, W]` or a sequence of `[H, W]` of any sizes; nonzero = anomalous. Flat selections of pixels (a
             region of interest) are as welcome.
         maps: anomaly maps of the same shapes, higher = more anomalous.
-        memory: bytes of sort keys held at a time; beyond it the maps are read several times.
+        memory: bytes of sort keys held at a time; beyond it they are sorted on disk, with the same result.
 
     Returns:
         In [0, 1]; NaN when one class is missing.
@@ -99,60 +101,50 @@ def pixel_auroc(masks: Sequence, maps: Sequence, memory: float = ranks.DEFAULT_M
     return _auroc_ap(masks, maps, memory)[0]
 
 
-def pixel_aupr(masks: Sequence, maps: Sequence, memory: float = ranks.DEFAULT_MEMORY) -> float:
+def pixel_aupr(masks: Sequence, maps: Sequence, memory: float = DEFAULT_MEMORY) -> float:
     """Average precision over all pixels of all images, pooled. Args and errors as `pixel_auroc`."""
     return _auroc_ap(masks, maps, memory)[1]
 
 
-def pixel_auroc_aupr(masks: Sequence, maps: Sequence, memory: float = ranks.DEFAULT_MEMORY) -> tuple[float, float]:
+def pixel_auroc_aupr(masks: Sequence, maps: Sequence, memory: float = DEFAULT_MEMORY) -> tuple[float, float]:
     """`(pixel_auroc, pixel_aupr)` from one sort. Args and errors as `pixel_auroc`."""
     return _auroc_ap(masks, maps, memory)
 
 
-def _auroc_ap(masks, maps, memory=ranks.DEFAULT_MEMORY) -> tuple[float, float]:
+def _auroc_ap(masks, maps, memory=DEFAULT_MEMORY) -> tuple[float, float]:
     found = ranks.survey(masks, maps)
     if not found.normal or not found.anomalous:
         return math.nan, math.nan
-    twice_wins, precisions, true_above, false_above = 0, [], 0, 0
-    for normal, anomalous in ranks.sorted_classes(masks, maps, found, memory):
-        for step in ranks.steps(normal, anomalous):
-            caught, wrong = true_above + step.true_positives, false_above + step.false_positives
+    twice_wins, precisions = 0, ranks.ExactSum()
+    for block in ranks.sorted_classes(masks, maps, found, memory):
+        for step in ranks.steps(block):
             # normal scores below v count twice, equal ones once
-            losses = wrong + (false_above + step.false_above)
+            losses = step.false_positives + step.false_above
             twice_wins += int(np.sum(step.ties * (2 * found.normal - losses)))
-            precisions.append(float(np.sum(step.ties * (caught / (caught + wrong)))))
-        true_above += len(anomalous)
-        false_above += len(normal)
-    auroc = twice_wins / (2 * found.normal * found.anomalous)
-    return auroc, math.fsum(precisions) / found.anomalous
+            precisions.add(step.true_positives / (step.true_positives + step.false_positives), step.ties)
+    return twice_wins / (2 * found.normal * found.anomalous), precisions.total() / found.anomalous
 
 
-def _best(labels, scores, memory, value_of: Callable) -> tuple[ranks.Survey, float, float]:
-    """The largest `value_of(true positives, false positives, found)` over the anomalous scores as thresholds.
+def _best(labels, scores, memory, value_of: Callable) -> tuple[float, float, ranks.Survey]:
+    """The largest value over all thresholds at anomalous scores and its threshold, the highest one among equals.
 
-    Returns:
-        `(found, value, threshold)`, of equal values the one with the highest threshold; NaN when one class is missing.
+    `value_of` maps the survey and `Steps` to values `[K]`. NaN when one class is missing.
     """
     labels, scores = ranks.as_images(labels, scores)
     found = ranks.survey(labels, scores)
-    value, threshold, true_above, false_above = math.nan, math.nan, 0, 0
+    best, key = -math.inf, None
     if not found.normal or not found.anomalous:
-        return found, value, threshold
-    for normal, anomalous in ranks.sorted_classes(labels, scores, found, memory):
-        best, place = -math.inf, None
-        for step in ranks.steps(normal, anomalous):
-            values = value_of(true_above + step.true_positives, false_above + step.false_positives, found)
+        return math.nan, math.nan, found
+    for block in ranks.sorted_classes(labels, scores, found, memory):
+        for step in ranks.steps(block):
+            values = value_of(found, step)
             index = len(values) - 1 - int(np.argmax(values[::-1]))
-            if values[index] >= best:
-                best, place = float(values[index]), step.keys[index : index + 1]
-        if place is not None and not best <= value:  # NaN at first
-            value, threshold = best, float(ranks.key_scores(place)[0])
-        true_above += len(anomalous)
-        false_above += len(normal)
-    return found, value, threshold
+            if (values[index], step.keys[index]) > (best, -1 if key is None else key):
+                best, key = values[index], step.keys[index]
+    return float(best), float(ranks.key_scores(np.array([key]))[0]), found
 
 
-def f1_max(labels, scores, memory: float = ranks.DEFAULT_MEMORY) -> tuple[float, float]:
+def f1_max(labels, scores, memory: float = DEFAULT_MEMORY) -> tuple[float, float]:
     """Best F1 = 2 TP / (2 TP + FP + FN) over all thresholds, chosen with the labels.
 
     Args:
@@ -163,24 +155,34 @@ def f1_max(labels, scores, memory: float = ranks.DEFAULT_MEMORY) -> tuple[float,
     Returns:
         `(value, threshold)`: score >= threshold is anomalous; both NaN when one class is missing.
     """
-    return _best(labels, scores, memory, lambda tp, fp, found: 2 * tp / (tp + fp + found.anomalous))[1:]
+
+    def f1(found, step):
+        return 2 * step.true_positives / (step.true_positives + step.false_positives + found.anomalous)
+
+    return _best(labels, scores, memory, f1)[:2]
 
 
-def balanced_accuracy_oracle(labels, scores, memory: float = ranks.DEFAULT_MEMORY) -> tuple[float, float]:
+def balanced_accuracy_oracle(labels, scores, memory: float = DEFAULT_MEMORY) -> tuple[float, float]:
     """Best (TPR + TNR) / 2 over all thresholds, chosen with the labels. Args and result as `f1_max`."""
-    return _best(labels, scores, memory, lambda tp, fp, found: (tp / found.anomalous + 1 - fp / found.normal) / 2)[1:]
+
+    def mean_rate(found, step):
+        return (step.true_positives / found.anomalous + 1 - step.false_positives / found.normal) / 2
+
+    return _best(labels, scores, memory, mean_rate)[:2]
 
 
-def accuracy_oracle(labels, scores, memory: float = ranks.DEFAULT_MEMORY) -> tuple[float, float]:
+def accuracy_oracle(labels, scores, memory: float = DEFAULT_MEMORY) -> tuple[float, float]:
     """Best accuracy over all thresholds, chosen with the labels. Args and result as `f1_max`.
 
     The threshold is infinite where calling everything normal is best.
     """
-    found, value, threshold = _best(
-        labels, scores, memory, lambda tp, fp, found: (tp + found.normal - fp) / (found.normal + found.anomalous)
-    )
-    nothing_called = found.normal / max(1, found.normal + found.anomalous)
-    return (nothing_called, math.inf) if nothing_called > value else (value, threshold)
+
+    def accuracy(found, step):
+        return (step.true_positives + found.normal - step.false_positives) / (found.normal + found.anomalous)
+
+    best, threshold, found = _best(labels, scores, memory, accuracy)
+    all_normal = found.normal / max(found.normal + found.anomalous, 1)
+    return (all_normal, math.inf) if all_normal > best else (best, threshold)
 
 
 def balanced_accuracy(labels, scores, threshold: float) -> float:
@@ -205,68 +207,13 @@ def balanced_accuracy(labels, scores, threshold: float) -> float:
     return float((np.mean(called[anomalous]) + np.mean(~called[~anomalous])) / 2)
 
 
-def pixel_f1_max(masks: Sequence, maps: Sequence, memory: float = ranks.DEFAULT_MEMORY) -> tuple[float, float]:
+def pixel_f1_max(masks: Sequence, maps: Sequence, memory: float = DEFAULT_MEMORY) -> tuple[float, float]:
     """Best pixel F1 and its threshold, over all pixels pooled. Args as `pixel_auroc`, result as `f1_max`."""
     return f1_max(masks, maps, memory)
 
 
-def pixel_aupro(masks: Sequence, maps: Sequence, limit: float = 0.30, memory: float = ranks.DEFAULT_MEMORY) -> float:
-    """Area under the per-region overlap curve up to a false positive rate, divided by that rate.
-
-    The overlap of each defect (8-connected component of a mask) is averaged over all defects of all images; the rate
-    is over all normal pixels, defect-free images included (Bergmann et al., MVTec AD, IJCV 2021). Exact: a pixel of a
-    defect of s pixels among K raises the curve by 1 / (s K) where its score is passed, linearly across ties.
-
-    Args:
-        masks: as in `pixel_auroc`, two-dimensional.
-        maps: as in `pixel_auroc`.
-        limit: in (0, 1].
-        memory: as in `pixel_auroc`; besides, 20 bytes for each anomalous pixel.
-
-    Returns:
-        In [0, 1]; NaN when one class is missing.
-    """
-    if not 0 < limit <= 1:
-        raise ValueError(f"limit must lie in (0, 1], not {limit}")
-    found = ranks.survey(masks, maps)
-    if not found.normal or not found.anomalous:
-        return math.nan
-    keys, weights, regions = _region_pixels(masks, maps, found.wide)
-    gained, above, end = [], 0, len(keys)
-    for normal, anomalous in ranks.sorted_classes(masks, maps, found, memory):
-        part = slice(end - len(anomalous), end)
-        passed = [len(normal) - np.searchsorted(normal, keys[part], side) for side in ("right", "left")]
-        rates = [(above + count) / found.normal for count in passed]
-        gained.append(float(np.sum(weights[part] * _mean_shortfall(limit, *rates))))
-        above, end = above + len(normal), part.start
-    return math.fsum(gained) / (regions * limit)
-
-
-def _region_pixels(masks, maps, wide) -> tuple[np.ndarray, np.ndarray, int]:
-    """Keys of the defects' pixels, ascending, the share that each has of its defect, and the number of defects."""
-    keys, weights, regions = [], [], 0
-    for mask, values in zip(masks, maps, strict=True):
-        components, count = ndimage.label(np.asarray(mask) != 0, np.ones((3, 3)))
-        if count:
-            inside = components > 0
-            weights.append(1 / np.bincount(components.ravel())[components[inside]])
-            keys.append(ranks.order_keys(ranks.as_scores(values)[inside], wide))
-            regions += count
-    keys, weights = np.concatenate(keys), np.concatenate(weights)
-    order = np.argsort(keys)
-    return keys[order], weights[order], regions
-
-
-def _mean_shortfall(limit: float, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Mean of max(0, limit - f) for f uniform on [start, end]."""
-    reached = np.clip(limit, start, end)
-    width = np.where(end > start, end - start, 1)
-    ramp = (reached - start) / width * (limit - (start + reached) / 2)
-    return np.where(end > start, ramp, np.maximum(limit - start, 0))
-
-
 def roc_curve(
-    labels, scores, points: int = 512, memory: float = ranks.DEFAULT_MEMORY
+    labels, scores, points: int = 512, memory: float = DEFAULT_MEMORY
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Points of the ROC curve, thinned for plotting, each one exact.
 
@@ -287,7 +234,7 @@ def roc_curve(
 
 
 def precision_recall_curve(
-    labels, scores, points: int = 512, memory: float = ranks.DEFAULT_MEMORY
+    labels, scores, points: int = 512, memory: float = DEFAULT_MEMORY
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Points of the precision-recall curve, thinned for plotting, each one exact. Args and errors as `roc_curve`.
 
@@ -307,17 +254,14 @@ def _thinned(labels, scores, points, memory) -> tuple[ranks.Survey, np.ndarray, 
     if not found.normal or not found.anomalous:
         raise ValueError("a curve needs both classes")
     totals = (found.normal, found.anomalous)
-    even = [np.linspace(0, n - 1, min(n, max(points // 2, 2))).astype(np.int64) for n in totals]
-    above, thresholds, counts = [0, 0], [np.array([np.inf])], [[np.array([0])], [np.array([0])]]
-    for classes in ranks.sorted_classes(labels, scores, found, memory):
-        chosen = []
-        for keys, total, passed, places in zip(classes, totals, above, even, strict=True):
-            places = places - (total - passed - len(keys))  # ascending ranks in this block
-            chosen.append(keys[places[(places >= 0) & (places < len(keys))]])
-        chosen = np.unique(np.concatenate(chosen))[::-1]
-        thresholds.append(ranks.key_scores(chosen))
-        for which, keys in enumerate(classes):
-            counts[which].append(above[which] + len(keys) - np.searchsorted(keys, chosen))
-            above[which] += len(keys)
-    wrong, caught = map(np.concatenate, counts)
-    return found, np.concatenate(thresholds), caught, wrong
+    even = [np.linspace(0, count - 1, min(count, max(points // 2, 2))).astype(np.int64) for count in totals]
+    levels, caught, wrong = [np.array([np.inf])], [np.array([0])], [np.array([0])]
+    for block in ranks.sorted_classes(labels, scores, found, memory):
+        picked = [
+            block.at_ranks(which, even[which], total) for which, total in enumerate((found.normal, found.anomalous))
+        ]
+        chosen = np.unique(np.concatenate(picked))[::-1]
+        levels.append(ranks.key_scores(chosen))
+        for counts, which in ((caught, ANOMALOUS), (wrong, NORMAL)):
+            counts.append(block.at_and_above(which, chosen)[0])
+    return found, *(np.concatenate(parts) for parts in (levels, caught, wrong))

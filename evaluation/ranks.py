@@ -2,19 +2,21 @@
 
 A finite IEEE float, read as an unsigned integer with its sign bit flipped (all bits, when negative), sorts as the
 float does. Integers sort several times faster than floats and compare exactly, so nothing is binned or rounded.
+Where keys go to disk (`sorting`), counts stay the same integers and sums are exact (`ExactSum`): the memory limit
+changes no bit of a result.
 """
 
-import contextlib
 import math
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-CHUNK = 1 << 20  # distinct scores handled at a time
-DEFAULT_MEMORY = 2 << 30  # bytes of keys held at a time: 500 million float32 pixels
+from ganspect.evaluation.sorting import DEFAULT_MEMORY, Block, SortedKeys
+
+NORMAL, ANOMALOUS = 0, 1
+CHUNK = 1 << 16  # keys handled at a time
+PIECE = 1 << 18  # pixels read at a time
 
 
 def as_scores(values) -> np.ndarray:
@@ -81,8 +83,8 @@ class Survey:
     wide: bool
 
     @property
-    def itemsize(self) -> int:
-        return 8 if self.wide else 4
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.uint64 if self.wide else np.uint32)
 
 
 def as_images(labels, scores) -> tuple[Sequence, Sequence]:
@@ -93,6 +95,13 @@ def as_images(labels, scores) -> tuple[Sequence, Sequence]:
             raise ValueError("labels must be 0 (normal) or 1 (anomalous)")
         return [labels], [np.asarray(scores)]
     return labels, scores
+
+
+def pieces(mask, values) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """One image as flat slices of at most `PIECE` pixels: `(mask, scores)`."""
+    mask, values = np.asarray(mask).ravel(), np.asarray(values).ravel()
+    for first in range(0, len(mask), PIECE):
+        yield mask[first : first + PIECE], as_scores(values[first : first + PIECE])
 
 
 def survey(masks: Sequence, maps: Sequence) -> Survey:
@@ -110,142 +119,92 @@ def survey(masks: Sequence, maps: Sequence) -> Survey:
         raise ValueError(f"{len(masks)} label arrays but {len(maps)} score arrays")
     anomalous, total, wide, broken = 0, 0, False, {}
     for index, (mask, values) in enumerate(zip(masks, maps, strict=True)):
-        scores, shape = as_scores(values), np.shape(mask)
-        if scores.shape != shape:
-            raise ValueError(f"image {index}: labels have shape {shape}, scores {scores.shape}")
-        bad = scores.size - int(np.count_nonzero(np.isfinite(scores)))
-        if bad:
-            broken[index] = bad
-            continue
-        wide = wide or needs_float64(scores)
-        anomalous += int(np.count_nonzero(mask))
-        total += scores.size
+        if np.shape(mask) != np.shape(values):
+            raise ValueError(f"image {index}: labels have shape {np.shape(mask)}, scores {np.shape(values)}")
+        for some, scores in pieces(mask, values):
+            bad = scores.size - int(np.count_nonzero(np.isfinite(scores)))
+            if bad:
+                broken[index] = broken.get(index, 0) + bad
+                continue
+            wide = wide or needs_float64(scores)
+            anomalous += int(np.count_nonzero(some))
+            total += scores.size
     if broken:
         where = f" (image index {', '.join(map(str, list(broken)[:10]))}{', ...' if len(broken) > 10 else ''})"
         raise ValueError(f"{sum(broken.values())} scores are not finite{where if len(masks) > 1 else ''}")
     return Survey(total - anomalous, anomalous, wide)
 
 
-def sorted_classes(
-    masks: Sequence, maps: Sequence, found: Survey, memory: float = DEFAULT_MEMORY
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Sorted keys of the two classes, in blocks of falling score.
-
-    One block when the keys fit in `memory`. Otherwise the keys' top 16 bits are counted in a first pass, neighbouring
-    values of those bits are joined to blocks that fit, and a second pass writes each block's keys to a temporary file,
-    from which it is read and sorted when its turn comes: with memory mapped maps, nothing larger than a block is ever
-    held. A block of a single value of those bits that does not fit (a constant map) is sorted on disk, and there are at
-    most about 256 blocks, which are as large as that takes. Equal keys are always in one block.
+def sorted_classes(masks: Sequence, maps: Sequence, found: Survey, memory: float = DEFAULT_MEMORY) -> Iterator[Block]:
+    """Sorted keys of the two classes, NORMAL and ANOMALOUS, in blocks of falling score.
 
     Args:
         masks: as in `survey`.
         maps: as in `survey`.
         found: the result of `survey`.
-        memory: bytes of keys held at a time.
-
-    Yields:
-        `(normal, anomalous)` keys, each sorted ascending; every key of a block is below those of the block before.
+        memory: bytes of keys held at a time, see `sorting.SortedKeys`.
     """
-    dtype = np.uint64 if found.wide else np.uint32
-    if found.itemsize * (found.normal + found.anomalous) <= memory:
-        classes = [np.empty(count, dtype) for count in (found.normal, found.anomalous)]
-        filled = [0, 0]
-        for parts in _keys_by_class(masks, maps, found.wide):
-            for which, chosen in enumerate(parts):
-                classes[which][filled[which] : filled[which] + len(chosen)] = chosen
-                filled[which] += len(chosen)
-        for keys in classes:
-            keys.sort()
-        yield tuple(classes)
-        return
-    shift = 8 * found.itemsize - 16
-    memory = max(memory, found.itemsize * (found.normal + found.anomalous) / 128)
-    starts = _block_starts(masks, maps, found, memory, shift)
-    with tempfile.TemporaryDirectory(prefix="ganspect-sort-") as folder:
-        _spill(masks, maps, found.wide, starts, shift, folder)
-        for block in reversed(range(len(starts))):
-            yield tuple(_read_sorted(Path(folder) / f"{block}-{which}", dtype, memory) for which in (0, 1))
-
-
-def _keys_by_class(masks, maps, wide):
-    """Yields (normal keys, anomalous keys) of each image."""
-    for mask, values in zip(masks, maps, strict=True):
-        keys, positive = order_keys(as_scores(values), wide).ravel(), np.asarray(mask).ravel() != 0
-        yield keys[~positive], keys[positive]
-
-
-def _block_starts(masks, maps, found: Survey, memory: float, shift: int) -> np.ndarray:
-    """The lowest top 16 bits of each block, ascending, so that the keys of a block fit in `memory` where they can."""
-    counts = np.zeros(1 << 16, np.int64)
-    for parts in _keys_by_class(masks, maps, found.wide):
-        for keys in parts:
-            counts += np.bincount(keys >> shift, minlength=1 << 16)
-    starts, held = [], math.inf
-    for prefix in np.flatnonzero(counts):
-        if (held + counts[prefix]) * found.itemsize > memory:
-            starts.append(prefix)
-            held = 0
-        held += counts[prefix]
-    return np.array(starts)
-
-
-def _spill(masks, maps, wide, starts: np.ndarray, shift: int, folder) -> None:
-    """Appends the keys of each class to the file of their block."""
-    with contextlib.ExitStack() as stack:
-        files = {
-            (block, which): stack.enter_context(open(Path(folder) / f"{block}-{which}", "wb"))
-            for block in range(len(starts))
-            for which in (0, 1)
-        }
-        for parts in _keys_by_class(masks, maps, wide):
-            for which, keys in enumerate(parts):
-                blocks = np.searchsorted(starts, keys >> shift, "right") - 1
-                order = np.argsort(blocks, kind="stable")
-                ends = np.cumsum(np.bincount(blocks, minlength=len(starts)))
-                for block, (start, end) in enumerate(zip(np.append(0, ends[:-1]), ends, strict=True)):
-                    if end > start:
-                        keys[order[start:end]].tofile(files[block, which])
-
-
-def _read_sorted(path: Path, dtype, memory: float) -> np.ndarray:
-    """The keys of a file, sorted: in memory where they fit, else in the file itself."""
-    size = path.stat().st_size
-    if size <= memory:
-        keys = np.fromfile(path, dtype)
-    else:
-        keys = np.memmap(path, dtype, "r+")
-    keys.sort()
-    return keys
+    with SortedKeys((found.normal, found.anomalous), found.dtype, memory) as store:
+        for mask, values in zip(masks, maps, strict=True):
+            for some, scores in pieces(mask, values):
+                keys, positive = order_keys(scores, found.wide), some != 0
+                store.add(NORMAL, keys[~positive])
+                store.add(ANOMALOUS, keys[positive])
+        yield from store.blocks()
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Counts at the distinct anomalous scores v of a block, ascending in v; int64 `[K]` each."""
+    """Counts over all images at some distinct anomalous scores v, ascending in v; int64 `[K]` each."""
 
     keys: np.ndarray
     ties: np.ndarray  # anomalous = v
-    true_positives: np.ndarray  # anomalous >= v, from this block
+    true_positives: np.ndarray  # anomalous >= v
     false_positives: np.ndarray  # normal >= v
     false_above: np.ndarray  # normal > v
 
 
-def steps(normal: np.ndarray, anomalous: np.ndarray) -> Iterator[Steps]:
-    """Counts at every distinct anomalous score, in chunks.
+def steps(block: Block) -> Iterator[Steps]:
+    """Counts at every distinct anomalous score of a block, in chunks."""
+    anomalous, first = block.classes[ANOMALOUS], 0
+    while first < len(anomalous):
+        last = min(first + CHUNK, len(anomalous)) - 1
+        end = int(np.searchsorted(anomalous, anomalous[last], "right"))  # a tie stays in one chunk
+        chunk = anomalous[first:end]
+        starts = first + np.flatnonzero(np.concatenate([[True], chunk[1:] != chunk[:-1]]))
+        keys = anomalous[starts]
+        yield Steps(
+            keys,
+            np.diff(starts, append=end) * block.repeats[ANOMALOUS],
+            block.above[ANOMALOUS] + (len(anomalous) - starts) * block.repeats[ANOMALOUS],
+            *block.at_and_above(NORMAL, keys),
+        )
+        first = end
+
+
+class ExactSum:
+    """Sums of values in [0, 1] in units of 2^-62, in integers: the order of adding changes no bit.
 
     Args:
-        normal: sorted keys `[N]`.
-        anomalous: sorted keys `[P]`.
+        cells: number of sums.
     """
-    if not len(anomalous):
-        return
-    starts = np.flatnonzero(np.concatenate([[True], anomalous[1:] != anomalous[:-1]]))
-    ends = np.append(starts[1:], len(anomalous))
-    for first in range(0, len(starts), CHUNK):
-        start, end = starts[first : first + CHUNK], ends[first : first + CHUNK]
-        keys = anomalous[start]
-        left = np.searchsorted(normal, keys, "left")
-        right = left.copy()
-        if len(normal):
-            tied = normal[np.minimum(left, len(normal) - 1)] == keys
-            right[tied] = np.searchsorted(normal, keys[tied], "right")
-        yield Steps(keys, end - start, len(anomalous) - start, len(normal) - left, len(normal) - right)
+
+    def __init__(self, cells: int = 1):
+        self._units = [0] * cells
+
+    def add(self, values: np.ndarray, times=1, cells: np.ndarray | None = None):
+        """Add `times * value` for each value, to the first sum or to those at `cells`; fewer than 2^32 a call."""
+        scaled = values * 2.0**31
+        high = scaled.astype(np.int64)
+        low = np.rint((scaled - high) * 2.0**31).astype(np.int64)
+        for part, shift in ((high * times, 31), (low * times, 0)):
+            if cells is None:
+                self._units[0] += int(part.sum()) << shift
+                continue
+            sums = np.zeros(len(self._units), np.int64)
+            np.add.at(sums, cells, part)
+            for cell in np.flatnonzero(sums):
+                self._units[cell] += int(sums[cell]) << shift
+
+    def total(self, cell: int = 0) -> float:
+        return math.ldexp(self._units[cell], -62)
