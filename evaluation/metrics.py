@@ -3,11 +3,12 @@
 Ties are treated as scikit-learn treats them: half a win each in AUROC, one common threshold in average precision.
 Where only one class is present a metric is NaN, and `why_undefined` says why.
 
-Memory. Every pixel metric takes `memory`, the bytes of sort keys that it holds at a time: 4 a pixel, 8 when some
+Memory. Pixel metrics take `memory`, the bytes of sort keys that they hold at a time: 4 a pixel, 8 when some
 float64 score is not a float32. Where all pixels' keys fit, they are sorted in memory; beyond it, in pieces on disk (see
 `sorting`), with the same result to the last bit. Besides the keys and the arguments, about 15 MB are in use, plus for
 `pixel_aupro` about 16 bytes per pixel of the largest image; a map that is not contiguous or not an array of numbers is
-copied while it is read. Maps are read one by one, twice: any sequence that loads them when asked will do.
+copied while it is read. Maps are read one by one, twice: any sequence that loads them when asked will do. AUPIMO needs
+so few keys that it takes no limit (see `pimo`).
 """
 
 import math
