@@ -73,7 +73,7 @@ def delong(labels, scores_a, scores_b) -> Comparison:
     difference = areas[1] - areas[0]
     if error < 1e-12:
         return Comparison(*areas, *((0.0, 0.0, 1.0) if abs(difference) < 1e-12 else (math.nan,) * 3))
-    half = stats.norm.ppf(0.975) * error
+    half = float(stats.norm.ppf(0.975)) * error
     p_value = float(2 * stats.norm.sf(abs(difference) / error))
     return Comparison(*areas, difference - half, difference + half, p_value)
 
