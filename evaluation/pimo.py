@@ -16,6 +16,14 @@ from ganspect.evaluation import ranks
 LOW, HIGH = 1e-5, 1e-4  # of the false positive rate, as in the paper
 
 
+def why_undefined(masks: Sequence) -> str | None:
+    """Why AUPIMO of these masks is NaN, or None when it is defined. Args as `per_image_aupimo`."""
+    anomalous = [bool(np.any(mask)) for mask in masks]
+    if all(anomalous):
+        return "no image without anomalous pixels" if anomalous else "no images"
+    return None if any(anomalous) else "no image with anomalous pixels"
+
+
 def per_image_aupimo(masks: Sequence, maps: Sequence, low: float = LOW, high: float = HIGH) -> np.ndarray:
     """AUPIMO of each anomalous image.
 
@@ -32,7 +40,7 @@ def per_image_aupimo(masks: Sequence, maps: Sequence, low: float = LOW, high: fl
         low, high: 0 < low < high <= 1.
 
     Returns:
-        float64 `[N]` in [0, 1]; NaN for normal images, and for all where there is no normal image.
+        float64 `[N]` in [0, 1]; NaN for normal images, and for all where there is no normal image (`why_undefined`).
 
     Raises:
         ValueError: on unequal shapes, scores that are not finite, or wrong bounds.

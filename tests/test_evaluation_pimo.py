@@ -10,7 +10,7 @@ import math
 import numpy as np
 import pytest
 
-from ganspect.evaluation import metrics
+from ganspect.evaluation import metrics, pimo
 
 AUPRO = {0.30: 0.9941704869270325, 0.05: 0.9650392532348633}
 AUPIMO = {
@@ -72,6 +72,32 @@ def test_aupimo_is_its_definition_with_ties_and_images_of_any_size():
     maps = [np.round(rng.normal(size=mask.shape) + (mask > 0), 1).astype("float32") for mask in masks]
     found = metrics.per_image_aupimo(masks, maps, 1e-3, 1e-1)
     np.testing.assert_allclose(found, by_definition(masks, maps, 1e-3, 1e-1), atol=1e-4)
+
+
+@pytest.mark.parametrize("decimals", [0, 6])
+def test_aupimo_drops_no_normal_pixel_that_counts(decimals):
+    """Many normal images of two sizes, one of them with the highest scores last."""
+    rng, low, high = np.random.default_rng(1), 1e-3, 2e-2
+    masks = [np.zeros((12 + 6 * (i % 2), 15), bool) for i in range(60)]
+    maps = [np.round(rng.normal(size=mask.shape) + i / 60, decimals) for i, mask in enumerate(masks)]
+    marked = np.zeros((12, 15), bool)
+    marked[2:7, 3:9] = True
+    defect = np.round(rng.normal(3.0, 1.0, marked.shape), decimals)
+    rates = np.array([np.mean([np.mean(values >= score) for values in maps]) for score in defect[marked]])
+    expected = np.mean(np.log(high / np.clip(rates, low, high)) / np.log(high / low))
+    assert 0.1 < expected < 0.9
+    found = metrics.per_image_aupimo([*masks, marked], [*maps, defect], low, high)
+    assert found[-1] == pytest.approx(expected, rel=1e-9) and np.isnan(found[:-1]).all()
+    kept, _ = pimo._false_positive_rates(maps, high, wide=True)
+    assert decimals == 0 or len(kept) < 1.5 * high * sum(map(np.size, maps)) + 60
+
+
+def test_aupimo_says_why_it_is_undefined():
+    normal, anomalous = np.zeros((4, 4)), np.eye(4)
+    assert pimo.why_undefined([normal, anomalous]) is None
+    for masks, reason in (([normal], "with anomalous"), ([anomalous], "without anomalous"), ([], "no images")):
+        assert reason in pimo.why_undefined(masks)
+        assert math.isnan(metrics.pixel_aupimo(masks, masks))
 
 
 def test_aupimo_at_the_ends():
