@@ -37,7 +37,7 @@ IMAGE = {
     "image_accuracy_oracle": lambda labels, scores: metrics.accuracy_oracle(labels, scores)[0],
     "image_balanced_accuracy_oracle": lambda labels, scores: metrics.balanced_accuracy_oracle(labels, scores)[0],
 }
-PIXEL = {"pixel_auroc": metrics.pixel_auroc, "pixel_aupr": metrics.pixel_aupr}
+PIXEL = ("pixel_auroc", "pixel_aupr")
 DRAWS = 400  # of a bootstrap
 
 
@@ -159,7 +159,7 @@ def _tested(name, names, labels, scores, a, b):
         maps = [[gallery.load_map(run, image).astype(np.float32) for image in names] for run in (a, b)]
         if any(values.shape != mask.shape for side in maps for values, mask in zip(side, masks, strict=True)):
             return "maps of other sizes"
-        return comparison.paired_bootstrap(PIXEL[name], masks, *maps, samples=DRAWS)
+        return comparison.paired_bootstrap_of_pixels(masks, *maps, samples=DRAWS)[name]
     return "fewer than 3 seeds"
 
 

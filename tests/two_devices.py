@@ -22,6 +22,7 @@ from ganspect.training.devices import ONE, Devices
 from ganspect.training.fit import fit
 
 TWO = Devices.parse("cpu:2")
+RATE = float(os.environ.get("RATE", 0.02))
 LARGER = {"fcbigan": 6.0, "cbigan": 1.3, "fanogan": 1.3, "anogan": 2.0, "ganomaly": 4.0}  # or outputs all but vanish
 
 
@@ -31,7 +32,7 @@ def main(folder, names):
         TWO.scope()  # before anything starts the backend
     else:
         TWO.mesh()
-    keras.optimizers.Adam = keras.optimizers.RMSprop = lambda rate, *a, **k: keras.optimizers.SGD(0.02)
+    keras.optimizers.Adam = keras.optimizers.RMSprop = lambda rate, *a, **k: keras.optimizers.SGD(RATE)
     found = {name: compared(name, folder / f"{name}.npz") for name in names}
     if keras.backend.backend() == "tensorflow":
         found |= {"masks": dropped(), "weights": simple_step()}
@@ -55,13 +56,13 @@ def compared(name, checkpoint):
     last = len(tiny.every_phase) + 1
     losses = []
 
-    def trained(devices, parts):
+    def trained(devices, parts, nudge=1.0):
         for start, end in parts:
             with devices.scope():
                 detector = tiny.build(**tiny.certain, **({"batch_size": 4} if tiny.regions else {}))
             for v in detector.variables:
                 if "kernel" in v.path:
-                    v.assign(LARGER.get(name, 1.0) * v)
+                    v.assign(LARGER.get(name, 1.0) * nudge * v)
             before = numbers(detector)
             if start:
                 load_state(checkpoint, detector.state)
@@ -73,12 +74,17 @@ def compared(name, checkpoint):
         return before, numbers(detector)
 
     before, one = trained(ONE, [(0, last)])
+    nudge = float(os.environ.get("NUDGE", 0))
+    nudged = trained(ONE, [(0, last)], 1 + nudge)[1] if nudge else one
+    del losses[1:]
     _, two = trained(TWO, [(0, last)])
     _, again = trained(TWO, [(0, 1), (1, last)])
     return {
         "losses": losses[:2],
         "moved": [float(np.abs(b - a).max()) for a, b in zip(before, one, strict=True)],
         "apart": [float(np.abs(b - a).max()) for a, b in zip(one, two, strict=True)],
+        "learned": [v.trainable for v in TINY[name].build().variables],
+        "rounding": [float(np.abs(b - a).max()) for a, b in zip(one, nudged, strict=True)],
         "resumed": all(np.array_equal(a, b) for a, b in zip(two, again, strict=True)) and losses[1] == losses[2],
     }
 
