@@ -38,3 +38,4 @@ benchmark: $(VENV)/tested
 	$(BIN)/python benchmarks/patch_pipeline.py
 	$(BIN)/python benchmarks/corruption.py
 	$(BIN)/python benchmarks/repeatable_steps.py
+	$(BIN)/python benchmarks/pixel_metrics.py --pixels 10000000 --limit 25
