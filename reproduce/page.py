@@ -108,8 +108,10 @@ def table_view(paper, name, lines, views):
 def rival_view(row):
     """A row of `compare.rivals` as texts."""
     texts = {name: tables.show(row[name], row["metric"]) for name in ("a", "b")}
-    texts |= {"difference": f"{row['difference']:+.3f}", "p": f"{row['p']:.3g}"}
-    return {**row, **texts, "interval": f"{row['low']:+.3f} to {row['high']:+.3f}"}
+    texts |= {"difference": f"{row['difference']:+.3f}", "p": "", "interval": "no variance"}
+    if row["p"] == row["p"]:
+        texts |= {"p": f"{row['p']:.3g}", "interval": f"{row['low']:+.3f} to {row['high']:+.3f}"}
+    return {**row, **texts}
 
 
 def badge(verdict):
