@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ganspect.evaluation import metrics, ranks
+from ganspect.evaluation import metrics, pimo, ranks
 
 
 def inside(arrays: Sequence, regions: Sequence | None) -> list[np.ndarray]:
@@ -53,7 +53,8 @@ def region_metrics(
             without one.
 
     Returns:
-        `image_auroc_roi`, `image_ap_roi`, `pixel_auroc_roi`, `pixel_aupr_roi`; `false_alarms_inside`,
+        `image_auroc_roi`, `image_ap_roi`, `image_f1_max_roi`, `pixel_auroc_roi`, `pixel_aupr_roi`, `pixel_f1_max_roi`,
+        `pixel_aupro_0.30_roi`, `pixel_aupimo_roi`; `false_alarms_inside`,
         `false_alarms_outside` (share of normal pixels at or above the threshold), `marked_inside`, `marked_outside`
         (share of defect pixels at or above it); the counts `images_inside` (in the image metrics), `images_outside`
         (defect wholly outside) and `images_empty` (region empty); and `undefined`, `{metric: why it is NaN}`.
@@ -91,19 +92,27 @@ def _image_metrics(labels, scores, masks, regions) -> tuple[dict, dict]:
     }
     labels, scores = labels[kept], scores[kept]
     reason = metrics.why_undefined(labels)
-    values = (metrics.image_auroc(labels, scores), metrics.image_ap(labels, scores))
-    names = ("image_auroc_roi", "image_ap_roi")
+    values = (metrics.image_auroc(labels, scores), metrics.image_ap(labels, scores), metrics.f1_max(labels, scores)[0])
+    names = ("image_auroc_roi", "image_ap_roi", "image_f1_max_roi")
     return dict(zip(names, values, strict=True)) | counts, dict.fromkeys(names, reason) if reason else {}
 
 
 def _pixel_metrics(masks, maps, regions) -> tuple[dict, dict]:
     known = [i for i, mask in enumerate(masks) if mask is not None]
-    labels, scores = (inside([arrays[i] for i in known], [regions[i] for i in known]) for arrays in (masks, maps))
+    masks, maps, regions = ([values[i] for i in known] for values in (masks, maps, regions))
+    labels, scores = inside(masks, regions), inside(maps, regions)
     reason = metrics.why_undefined(labels, "pixel") if known else "no masks"
-    values = metrics.pixel_auroc_aupr(labels, scores)
-    names = ("pixel_auroc_roi", "pixel_aupr_roi")
-    found = dict(zip(names, values, strict=True))
-    return found, {name: reason if reason == "no masks" else f"inside: {reason}" for name in names} if reason else {}
+    found = dict(zip(("pixel_auroc_roi", "pixel_aupr_roi"), metrics.pixel_auroc_aupr(labels, scores), strict=True))
+    found["pixel_f1_max_roi"] = metrics.pixel_f1_max(labels, scores)[0] if not reason else math.nan
+    found["pixel_aupro_0.30_roi"] = metrics.pixel_aupro(masks, maps, regions=regions) if not reason else math.nan
+    undefined = {name: reason if reason == "no masks" else f"inside: {reason}" for name in found} if reason else {}
+    # neither normal nor, inside, anomalous: an image whose defect lies wholly outside
+    met = [i for i, (mask, label) in enumerate(zip(masks, labels, strict=True)) if np.any(label) or not np.any(mask)]
+    labels, scores = ([values[i] for i in met if values[i].size] for values in (labels, scores))
+    found["pixel_aupimo_roi"] = metrics.pixel_aupimo(labels, scores)
+    if math.isnan(found["pixel_aupimo_roi"]):
+        undefined["pixel_aupimo_roi"] = f"inside: {pimo.why_undefined(labels)}"
+    return found, undefined
 
 
 def _alarms(masks, maps, regions, threshold) -> tuple[dict, dict]:

@@ -63,8 +63,9 @@ def page(paper, cells, runs, joined, claims=()):
         "verdicts": verdict_counts(joined),
     }
     template = environment().get_template("report.html")
-    size = len(template.render(content).encode())
-    embed(content["across"], views, int(MEGABYTES * 1e6) - size)
+    room = int(MEGABYTES * 1e6) - len(template.render(content).encode())
+    room += trim(views, -room)
+    embed(content["across"], views, room)
     return template.render(content)
 
 
@@ -274,6 +275,18 @@ def _plain(markdown):
     text = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", markdown)
     text = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", text)
     return re.sub(r"^(#+ )", r"##\1", text, flags=re.MULTILINE)
+
+
+def trim(views, excess):
+    """Takes drawings out of the last runs until so many bytes are saved, and returns how many were."""
+    saved = 0
+    for view in reversed(views):
+        if saved >= excess:
+            break
+        saved += sum(len(drawing.encode()) for _, drawing in view["drawings"])
+        view["left_out"] += len(view["drawings"])
+        view["drawings"] = []
+    return saved
 
 
 def embed(shared, views, room):

@@ -110,6 +110,8 @@ def measure(detector, arrays, evidence, normal_evidence, names, intervals=False,
             ]
             for protocol, indices in kept.items():
                 _add_regions(found[protocol][name], arrays, np.array(inside), maps, indices, cut)
+            for best in ("image_f1_max_roi", "pixel_f1_max_roi"):  # at thresholds of the test set
+                found["clean"][name].pop(best, None)
         if draws and name == names[0]:
             for protocol, indices in kept.items():
                 whole = found[protocol][name]

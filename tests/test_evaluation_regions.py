@@ -153,3 +153,42 @@ def test_arguments_stay_as_they_are():
     for part, copied in zip(arguments, copies, strict=True):
         for a, b in zip(part, copied, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_what_lies_outside_counts_for_nothing_in_any_metric():
+    """Other maps and other masks outside leave every metric of the inside as it is, and the inside alone gives it."""
+    rng = np.random.default_rng(5)
+    masks = np.zeros((8, 20, 20), bool)
+    for i in range(4, 8):
+        masks[i, 3 + i : 9 + i, 8:15] = True
+    maps = (rng.random(masks.shape) + 0.3 * masks).astype("float32")
+    region = np.zeros((20, 20), bool)
+    region[2:16, 4:12] = True
+    labels, scores = masks.any(axis=(1, 2)).astype(int), np.array([values[region].max() for values in maps])
+    found = region_metrics(labels, scores, masks, maps, [region] * 8)
+    other = np.where(region, maps, rng.random(masks.shape).astype("float32"))
+    changed = region_metrics(labels, scores, masks, other, [region] * 8)
+    assert {k: v for k, v in found.items() if k.endswith("_roi")} == {
+        k: v for k, v in changed.items() if k.endswith("_roi")
+    }
+    cut = [values[:, 2:16, 4:12] for values in (masks, maps)]
+    for name, metric in {
+        "pixel_aupro_0.30_roi": metrics.pixel_aupro,
+        "pixel_aupimo_roi": metrics.pixel_aupimo,
+        "pixel_f1_max_roi": lambda *pair: metrics.pixel_f1_max(*pair)[0],
+        "pixel_auroc_roi": metrics.pixel_auroc,
+    }.items():
+        assert found[name] == pytest.approx(metric(*cut)), name
+    assert found["image_f1_max_roi"] == metrics.f1_max(labels, scores)[0]
+
+
+def test_a_defect_outside_makes_no_normal_image_for_aupimo():
+    masks, maps = np.zeros((3, 8, 8), bool), np.zeros((3, 8, 8), "float32")
+    masks[1, 6:, 6:], masks[2, 1:3, 1:3] = True, True
+    maps[1, 0, 0], maps[2][masks[2]] = 9, 5
+    region = np.zeros((8, 8), bool)
+    region[:5, :5] = True
+    found = region_metrics([0, 1, 1], [0.0, 9.0, 5.0], masks, maps, [region] * 3)
+    assert found["pixel_aupimo_roi"] == 1 and found["images_outside"] == 1
+    alone = region_metrics([1, 1], [9.0, 5.0], masks[1:], maps[1:], [region] * 2)
+    assert "no image without anomalous pixels" in alone["undefined"]["pixel_aupimo_roi"]

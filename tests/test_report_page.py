@@ -71,6 +71,16 @@ def test_pictures_that_do_not_fit_are_counted(runs, monkeypatch):
     assert 0 < left_out == pictures - smaller.count("data:image/")
 
 
+def test_a_page_of_very_many_runs_leaves_out_drawings(runs, monkeypatch):
+    monkeypatch.setattr(page, "MEGABYTES", 0.0)
+    least = len(page.page(cbigan, cells(runs), runs, {}, ()).encode())
+    monkeypatch.setattr(page, "MEGABYTES", (least + 50_000) / 1e6)
+    text = page.page(cbigan, cells(runs), runs, {}, ())
+    assert least < len(text.encode()) <= least + 51_000
+    drawn = [bool(re.search("Histograms by defect type", part)) for part in text.split('<details class="run"')[1:]]
+    assert drawn[0] and not all(drawn[:3])
+
+
 def test_a_run_of_an_earlier_version_still_has_a_page(tmp_path):
     run = store(tmp_path, "cbigan", "weave", shown=False)
     metrics = run.metrics

@@ -16,6 +16,7 @@ import pytest
 from ganspect.data.synthetic import make
 from ganspect.training.checkpoint import position_of
 from ganspect.training.grid import lock_of
+from ganspect.training.run import Run
 
 pytestmark = pytest.mark.slow
 
@@ -214,12 +215,14 @@ def test_everything_interrupted_and_started_again_loses_and_repeats_nothing(tmp_
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 130 and "the same command continues" in errors and "Traceback" not in errors
-    finished = {p.parent: p.stat().st_mtime_ns for p in runs.rglob("metrics.json")}
+    # a cell that was stopped between its metrics and its model is scored again, and not trained
+    measured = {p.parent: p.stat().st_mtime_ns for p in runs.rglob("metrics.json")}
+    finished = {p: time for p, time in measured.items() if Run(p).status["state"] == "finished"}
     begun = {p.parents[1]: position_of(p) for p in runs.rglob("last.npz") if p.parents[1] not in finished}
-    assert child_of(runs / ".locks") is None
+    assert len(finished) >= 1 and child_of(runs / ".locks") is None
     code, out, errors = finish(arguments)
     assert code == 0 and f"{len(finished)} kept" in out, errors
-    for folder, written in finished.items():
+    for folder, written in finished.items():  # untouched
         assert (folder / "metrics.json").stat().st_mtime_ns == written
     for folder, (epoch, step) in begun.items():
         last = json.loads((folder / "manifest.json").read_text())["sessions"][-1]
