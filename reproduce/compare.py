@@ -185,9 +185,8 @@ def rivals(paper, runs):
         List of dicts with first, second, category, metric, a, b, difference, low, high, p, test; of the first method a.
     """
     found, rows = _finished(paper, runs), []
-    wanted = [
-        m for table in paper.TABLES.values() for m in table["metrics"] if m == "image_auroc" or m in IMAGE | PIXEL
-    ]
+    testable = {"image_auroc", *IMAGE, *PIXEL}
+    wanted = [name for table in paper.TABLES.values() for name in table["metrics"] if name in testable]
     for first, second in getattr(paper, "RIVALS", ()):
         for (method, dataset, category, protocol), by_seed in found.items():
             other = found.get((second, dataset, category, protocol))
