@@ -48,7 +48,7 @@ def score_category(detector, arrays, normals, stride=None, report=None):
     return evidence, detector.evidences(normals, stride), float(np.median(seconds))
 
 
-def measure(detector, arrays, evidence, normal_evidence, names, intervals=False, draws=None):
+def measure(detector, arrays, evidence, normal_evidence, names, intervals=False, draws=None, samples=1000):
     """Metrics of each named score by each protocol.
 
     Args:
@@ -61,6 +61,7 @@ def measure(detector, arrays, evidence, normal_evidence, names, intervals=False,
             test images.
         draws: `(normals, anomalies, times)`: the first score's metrics are means over so many random draws of test
             images, those of all images are stored as "<score>, all"; None: all images.
+        samples: of a bootstrap.
 
     Returns:
         `({protocol: {score: {metric: value, "<metric>_low": ..., "<metric>_high": ...}}}, {score: image scores [N]},
@@ -84,7 +85,7 @@ def measure(detector, arrays, evidence, normal_evidence, names, intervals=False,
                 some = [maps[i] for i in indices] if mapped else None
                 masks = [arrays.masks[i] for i in indices] if has_masks else None
                 wanted = intervals and name == names[0]
-                found[protocol][name] = _metrics(arrays.labels[indices], scores[indices], masks, some, wanted)
+                found[protocol][name] = _metrics(arrays.labels[indices], scores[indices], masks, some, samples * wanted)
                 if intervals:
                     found[protocol][name] |= _localisation(arrays.labels[indices], masks, some) if mapped else {}
                     found[protocol][name]["by_defect"] = by_defect(
@@ -98,7 +99,9 @@ def measure(detector, arrays, evidence, normal_evidence, names, intervals=False,
         _add_best(found, name, arrays.labels, scores, kept, cuts[name].value)
         if intervals and name == names[0]:
             for protocol, indices in kept.items():
-                _add_intervals(found[protocol][name], arrays.labels[indices], scores[indices], cuts[name].value)
+                _add_intervals(
+                    found[protocol][name], arrays.labels[indices], scores[indices], cuts[name].value, samples
+                )
         if intervals and mapped and has_masks:
             value, _ = metrics.pixel_f1_max(arrays.masks, maps)
             found["paper"][name]["pixel_f1_max"] = None if np.isnan(value) else value
@@ -151,11 +154,11 @@ def _add_regions(found, arrays, inside, maps, indices, cut):
     found |= {name: None if np.isnan(value) else value for name, value in values.items()}
 
 
-def _add_intervals(found, labels, scores, cut):
+def _add_intervals(found, labels, scores, cut, samples):
     """Bootstraps over test images of those metrics of images that are defined and have no interval yet."""
     for name, metric in _image_metrics(cut).items():
         if found.get(name) is not None and f"{name}_low" not in found:
-            found[f"{name}_low"], found[f"{name}_high"] = statistics.bootstrap_metric(labels, scores, metric)
+            found[f"{name}_low"], found[f"{name}_high"] = statistics.bootstrap_metric(labels, scores, metric, samples)
 
 
 def _image_metrics(cut):
@@ -223,15 +226,16 @@ def normal_threshold(detector, normals_evidence, name):
     return thresholds.normal_quantile(np.concatenate([m.ravel() for m in maps]))
 
 
-def _metrics(labels, scores, masks, maps, intervals):
+def _metrics(labels, scores, masks, maps, samples):
+    """Areas, the intervals of AUROC and AUPR by so many draws of a bootstrap, none where it is 0."""
     out = {"images": len(labels), "undefined": {}}
     reason = metrics.why_undefined(labels)
     out["image_auroc"] = None if reason else metrics.image_auroc(labels, scores)
     out["image_ap"] = None if reason else metrics.image_ap(labels, scores)
     if reason:
         out["undefined"]["image"] = reason
-    elif intervals:
-        out["image_auroc_low"], out["image_auroc_high"] = statistics.bootstrap_image_auroc(labels, scores)
+    elif samples:
+        out["image_auroc_low"], out["image_auroc_high"] = statistics.bootstrap_image_auroc(labels, scores, samples)
     if maps is None:
         return out
     reason = "no masks" if masks is None else metrics.why_undefined(masks, unit="pixel")
@@ -239,8 +243,8 @@ def _metrics(labels, scores, masks, maps, intervals):
         out["undefined"]["pixel"] = reason
         return out | {"pixel_auroc": None, "pixel_aupr": None}
     out["pixel_auroc"], out["pixel_aupr"] = metrics.pixel_auroc_aupr(masks, maps)
-    if intervals:
-        for name, (low, high) in statistics.bootstrap_pixel_metrics(masks, maps).items():
+    if samples:
+        for name, (low, high) in statistics.bootstrap_pixel_metrics(masks, maps, samples).items():
             out[f"{name}_low"], out[f"{name}_high"] = low, high
     return out
 

@@ -54,7 +54,9 @@ def store(runs, method="cbigan", category="weave", seed=0, skill=1.0, shown=True
     evidence = [{"map": (rng.random(mask.shape) + skill * mask).astype("float32")} for mask in arrays.masks]
     normals = [{"map": rng.random((SIZE, SIZE)).astype("float32")} for _ in range(20)]
     name = Scores.score_names[0]
-    found, scores, cuts = scoring.measure(Scores(), arrays, evidence, normals, Scores.score_names, intervals=True)
+    found, scores, cuts = scoring.measure(
+        Scores(), arrays, evidence, normals, Scores.score_names, intervals=True, samples=100
+    )
     config = {
         **vars(cbigan.METHODS[method].config()),
         "method": method,

@@ -18,7 +18,7 @@ def measured():
     maps = [(rng.random(mask.shape) + 0.03 * mask).astype("float32") for mask in arrays.masks]
     normals = [{"map": rng.random((24, 24)).astype("float32")} for _ in range(20)]
     evidence = [{"map": values} for values in maps]
-    return arrays, maps, scoring.measure(Scores(), arrays, evidence, normals, [NAME], intervals=True)
+    return arrays, maps, scoring.measure(Scores(), arrays, evidence, normals, [NAME], intervals=True, samples=200)
 
 
 def test_each_defect_is_measured_against_all_normal_images(measured):
