@@ -28,7 +28,7 @@ def tiny(request):
 
 
 compiles = pytest.mark.parametrize("tiny", methods("draem", "grdnet", "fanogan", "cbigan"), indirect=True)
-repeats = pytest.mark.parametrize("tiny", methods("draem", "fanogan", "cbigan"), indirect=True)
+repeats = pytest.mark.parametrize("tiny", methods("draem", "grdnet", "fanogan", "cbigan"), indirect=True)
 
 
 def numbers(variables):

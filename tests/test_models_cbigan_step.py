@@ -143,7 +143,7 @@ def test_a_cycle_updates_each_side_as_often_as_asked(steps, critic, mapping):
         assert int(detector.optimizers["mapping"].iterations) == n * mapping
 
 
-@pytest.mark.parametrize(("steps", "last"), [(2, "mapping"), (-2, "discriminator")])
+@pytest.mark.parametrize(("steps", "last"), [(2, "mapping"), pytest.param(-2, "discriminator", marks=pytest.mark.slow)])
 def test_each_batch_of_a_cycle_trains_one_side(steps, last):
     """The side of the last batch has not moved before it, so the batches before it train the other side alone."""
 

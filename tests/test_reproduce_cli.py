@@ -271,6 +271,7 @@ def test_stopped_and_started_again_equals_uninterrupted(finished, what, tmp_path
     """In the middle of an epoch; the grid starts a killed cell again, Ctrl-C leaves a checkpoint."""
     root, arguments, _ = finished
     runs = tmp_path / "runs"
+    arguments = (arguments[0], "--no-export", *arguments[1:])
     process, history = started(arguments, runs)
     wait_for(lambda: history.exists() and history.read_text().count("\n") > 3, process)
     assert not (run_folder(runs) / "metrics.json").exists()
@@ -299,7 +300,7 @@ def test_a_failed_cell_does_not_stop_the_others(tmp_path):
     make(tmp_path, ("fibres", "weave"), size=64, train=6, good=2, per_defect=1)
     bad = tmp_path / "synthetic" / "fibres" / "train" / "good" / "000.png"
     bad.write_bytes(bad.read_bytes()[:99])
-    arguments = (*"reproduce fcbigan --profile smoke --data-root".split(), tmp_path, *TINY, "epochs=1")
+    arguments = (*"reproduce fcbigan --profile smoke --no-export --data-root".split(), tmp_path, *TINY, "epochs=1")
     refused = inline(*arguments, "--runs-dir", tmp_path / "runs")  # a patch size that f-AnoGAN does not take
     assert refused.returncode == 1 and "f-anogan" in refused.stderr and "patch_size must be 32 or 64" in refused.stderr
     assert "Traceback" not in refused.stderr and not (tmp_path / "runs").exists()
