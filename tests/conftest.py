@@ -11,7 +11,6 @@ os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 import numpy as np
 import pytest
 
-
 FIRST = ("test_reproduce_cli.py", "test_contract.py", "test_backends.py", "test_training.py", "test_own.py")
 
 
