@@ -60,3 +60,14 @@ def test_every_package_is_listed_with_a_type_marker():
         assert f"{name} = {folder.as_posix()}" in setup["options"]["package_dir"].splitlines()
         assert "py.typed" in setup["options.package_data"][name].split(", ")
         assert (ROOT / folder / "py.typed").exists() and (ROOT / folder / "__init__.py").exists()
+
+
+def test_every_pattern_of_package_data_finds_files():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    folders = dict(line.split(" = ") for line in setup["options"]["package_dir"].strip().splitlines())
+    data = setup["options.package_data"]
+    assert set(data) == set(folders)
+    for package, patterns in data.items():
+        for pattern in patterns.split(", "):
+            assert list((ROOT / folders[package]).glob(pattern)), f"{package}: {pattern}"
