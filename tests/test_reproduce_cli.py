@@ -45,11 +45,19 @@ def inline(*arguments, cwd=None):
         return subprocess.CompletedProcess(arguments, code or 0, out.getvalue(), errors.getvalue())
 
 
-def small_set(root, size=64, count=6):
-    """A synthetic category in MVTec layout, small enough for seconds."""
+SMOKE = "reproduce fcbigan --profile smoke --no-export --data-root".split()
+
+
+def make_category(root, *names):
+    """Synthetic categories in MVTec layout, small enough for seconds."""
     from ganspect.data.synthetic import make
 
-    return make(root, ("fibres",), size=size, train=count, good=2, per_defect=1)
+    return make(root, names, size=64, train=6, good=2, per_defect=1)
+
+
+def small_set(root):
+    """One of them."""
+    return make_category(root, "fibres")
 
 
 def run_folder(runs, seed=0):
@@ -294,17 +302,20 @@ def test_stopped_and_started_again_equals_uninterrupted(finished, what, tmp_path
     assert scores == straight and metrics == right
 
 
-def test_a_failed_cell_does_not_stop_the_others(tmp_path):
-    from ganspect.data.synthetic import make
-
-    make(tmp_path, ("fibres", "weave"), size=64, train=6, good=2, per_defect=1)
-    bad = tmp_path / "synthetic" / "fibres" / "train" / "good" / "000.png"
-    bad.write_bytes(bad.read_bytes()[:99])
-    arguments = (*"reproduce fcbigan --profile smoke --no-export --data-root".split(), tmp_path, *TINY, "epochs=1")
-    refused = inline(*arguments, "--runs-dir", tmp_path / "runs")  # a patch size that f-AnoGAN does not take
+def test_settings_that_a_method_refuses_start_nothing(tmp_path):
+    make_category(tmp_path, "fibres", "weave")
+    refused = inline(*SMOKE, tmp_path, *TINY, "--runs-dir", tmp_path / "runs")  # f-AnoGAN takes no such patches
     assert refused.returncode == 1 and "f-anogan" in refused.stderr and "patch_size must be 32 or 64" in refused.stderr
     assert "Traceback" not in refused.stderr and not (tmp_path / "runs").exists()
-    done = command(*arguments, "--methods", "fcbigan", "--runs-dir", tmp_path / "runs")
+
+
+@pytest.mark.slow
+def test_a_failed_cell_does_not_stop_the_others(tmp_path):
+    make_category(tmp_path, "fibres", "weave")
+    bad = tmp_path / "synthetic" / "fibres" / "train" / "good" / "000.png"
+    bad.write_bytes(bad.read_bytes()[:99])
+    arguments = (*SMOKE, tmp_path, *TINY, "epochs=1", "--methods", "fcbigan", "--runs-dir", tmp_path / "runs")
+    done = command(*arguments)
     assert done.returncode == 2 and "000.png" in done.stderr and "weave seed 0: done" in done.stdout
     status = json.loads((run_folder(tmp_path / "runs") / "status.json").read_text())
     assert status["state"] == "failed" and "000.png" in status["message"] and "Traceback" in status["traceback"]
