@@ -1,4 +1,4 @@
-"""Tables in the terminal, CSV, Markdown and one self-contained HTML page for a paper, from stored runs only."""
+"""Tables in the terminal, CSV, Markdown, LaTeX, a page for a paper and an index of pages, from stored runs only."""
 
 import importlib.metadata
 from pathlib import Path

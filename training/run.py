@@ -5,6 +5,7 @@ manifest.json   commit, versions, hardware, threads, devices, seed, command, dat
 status.json     state (running, interrupted, trained, finished, failed, diverged), epochs, seconds, message
 history.csv     one row for each epoch
 scores_<epoch>.csv, metrics.json, metrics_<epoch>.json of earlier epochs, maps/, figures/, checkpoints/
+gallery.json, gallery/, curves.json, truth.npz (masks), export/ (the SavedModel): what reports and users take
 """
 
 import csv
