@@ -4,6 +4,7 @@ import numpy as np
 from keras import ops
 
 from ganspect.models.devices import over_devices
+from ganspect.models.precision import full
 
 SSIM_WINDOW, SSIM_DEVIATION = 11, 1.5  # pixels: Wang et al. 2004, DRAEM, GRD-Net
 
@@ -18,7 +19,7 @@ def least_squares(outputs, target):
     Returns:
         Scalar, >= 0.
     """
-    return ops.mean(ops.square(outputs - target))
+    return ops.mean(ops.square(full(outputs) - target))
 
 
 def mean_absolute_error(images, reconstructions):
@@ -31,6 +32,7 @@ def mean_absolute_error(images, reconstructions):
     Returns:
         Scalar, >= 0.
     """
+    images, reconstructions = full(images, reconstructions)
     return ops.mean(ops.abs(images - reconstructions))
 
 
@@ -43,6 +45,7 @@ def summed_absolute_error(values, others):
     Returns:
         Scalar, >= 0. At 128x128x3 it is 49 152 times the mean over elements.
     """
+    values, others = full(values, others)
     return ops.mean(ops.sum(ops.abs(values - others), axis=tuple(range(1, len(values.shape)))))
 
 
@@ -56,7 +59,7 @@ def unit_norm_penalty(*gradients):
     Returns:
         Scalar, >= 0.
     """
-    squares = sum(ops.sum(ops.square(g), axis=tuple(range(1, len(g.shape)))) for g in gradients)  # [B]
+    squares = sum(ops.sum(ops.square(full(g)), axis=tuple(range(1, len(g.shape)))) for g in gradients)  # [B]
     return ops.mean(ops.square(ops.sqrt(squares + 1e-12) - 1.0))
 
 
@@ -69,6 +72,7 @@ def mean_squared_error(values, others):
     Returns:
         Scalar, >= 0.
     """
+    values, others = full(values, others)
     return ops.mean(ops.square(values - others))
 
 
@@ -93,7 +97,7 @@ def feature_matching_to_mean(real, fake):
     Returns:
         Scalar, >= 0; above 0 even for `real == fake` where features differ between images.
     """
-    return mean_squared_error(real, over_devices(ops.mean(fake, axis=0, keepdims=True)))
+    return mean_squared_error(real, over_devices(ops.mean(full(fake), axis=0, keepdims=True)))
 
 
 def binary_cross_entropy(logits, target):
@@ -106,6 +110,7 @@ def binary_cross_entropy(logits, target):
     Returns:
         Scalar, >= 0.
     """
+    logits = full(logits)
     return ops.mean(ops.softplus(logits) - target * logits)
 
 
@@ -122,6 +127,8 @@ def structural_similarity(images, others):
         Scalar in [-1, 1], 1 for equal images.
     """
     rows, columns = (ops.convert_to_tensor(_gaussian_bands(length)) for length in images.shape[1:3])
+
+    images, others = full(images, others)
 
     def blurred(x):
         return ops.einsum("qw,bpwc->bpqc", columns, ops.einsum("ph,bhwc->bpwc", rows, x))
@@ -154,6 +161,7 @@ def focal_loss(probabilities, target, gamma=2.0):
     Returns:
         Scalar, >= 0; p is kept above 1e-5, as DRAEM's code does.
     """
+    probabilities, target = full(probabilities, target)
     p = ops.maximum(target * probabilities + (1 - target) * (1 - probabilities), 1e-5)
     return ops.mean(-ops.power(1 - p, gamma) * ops.log(p))
 
@@ -168,6 +176,7 @@ def region_overlap(probabilities, region):
     Returns:
         Scalar in [0, 1]; 0 where A or R is empty (decision 2s).
     """
+    probabilities, region = full(probabilities, region)
     axes = tuple(range(1, len(probabilities.shape)))
     both = ops.sum(probabilities * region, axis=axes)
     least = ops.minimum(ops.sum(probabilities, axis=axes), ops.sum(region, axis=axes))

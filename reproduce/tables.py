@@ -332,6 +332,7 @@ def _hardware(manifest):
     parts = [manifest["hardware"]]
     parts += [f"{manifest['threads']} threads"] if manifest["threads"] else []
     parts += [f"{manifest['devices']} devices"] if manifest.get("devices", "1") != "1" else []
+    parts += [f"training steps in {manifest['precision']}"] if manifest.get("precision") else []
     return ", ".join(parts)
 
 

@@ -124,7 +124,7 @@ def _fit_jax(model, stack, sampler, epochs, start, callbacks, devices):
 
         def one_step(values, row):
             with keras.StatelessScope(state_mapping=list(zip(model.state, values, strict=True))) as scope:
-                losses = model.step(model.prepare(sampler.batch(images, row)))
+                losses = model.one_step(model.prepare(sampler.batch(images, row)))
             return [scope.get_current_value(v) for v in model.state], losses
 
         everywhere = {"out_shardings": jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())} if mesh else {}
