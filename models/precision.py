@@ -4,7 +4,8 @@ A model is built in float32; a step is traced with the layers' policies changed.
 scores, maps and exports, is float32 whatever it was trained in. For accelerators: bfloat16 is slow on most CPUs.
 
 Source: none of the papers, which train in float32. Micikevicius et al., *Mixed Precision Training*, ICLR 2018; bfloat16
-has float32's range, so losses are not scaled.
+has float32's range, so losses are not scaled. In float32 too GPUs round the factors of products, by default, to TF32's
+10 bits (`products_are_exact`), which convolutions bear.
 """
 
 import contextlib
@@ -31,6 +32,17 @@ def computing_in(model, precision):
     finally:
         for layer, policy in zip(layers, before, strict=True):
             layer.dtype_policy = policy
+
+
+def products_are_exact():
+    """Whether float32 products are computed in float32; on GPUs and TPUs their factors are rounded to TF32 or less."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.default_backend() == "cpu"
+    import tensorflow as tf
+
+    return not tf.config.list_physical_devices("GPU")
 
 
 def full(*values):
