@@ -193,7 +193,10 @@ def _printed(paper):
     lines, ours = {}, paper.METHODS.values()
     for line in published(paper.NAME):
         besides = (_headline(paper, method) for method in ours if method.beside == line["method"])
-        for label in (line["method"], *besides):
+        again = (
+            label for method in ours for label, printed in _also(paper, method).items() if printed == line["method"]
+        )
+        for label in (line["method"], *besides, *again):
             lines[_key(line | {"method": label})] = line
         if getattr(paper, "PRIVATE", {}).get(line["table"]) == (line["dataset"], line["category"]):
             for subject in (*paper.SUBJECTS, *paper.SYNTHETIC):
@@ -501,7 +504,13 @@ def _labels(paper, table):
     labels = []
     for name in dict.fromkeys(line["method"] for line in published(paper.NAME) if line["table"] == table):
         labels += [name, *(_headline(paper, m) for m in paper.METHODS.values() if m.beside == name)]
+        labels += [label for m in paper.METHODS.values() for label, also in _also(paper, m).items() if also == name]
     return labels + [m.label + suffix for m in paper.METHODS.values() for suffix in m.of(paper, "scores").values()]
+
+
+def _also(paper, method):
+    """`{label of ours: printed method}` of every score of a method that is a printed one as well."""
+    return {method.label + s: method.also + s for s in method.of(paper, "scores").values()} if method.also else {}
 
 
 def _ranks(names):
