@@ -83,7 +83,7 @@ PRINTED_TABLES = ("figures", "text")
 METHODS = {
     "anogan": anogan_method("AnoGAN", PRINTED_TABLES, unasked=True),
     "ganomaly": ganomaly_method("GANomaly", PRINTED_TABLES, unasked=True),
-    # To the letter, where they differ from the text: AnoGAN's search, GANomaly's encoders. The printed values are theirs.
+    # To the letter, where they differ from the text: AnoGAN's search, GANomaly's encoders. Printed values are theirs.
     "anogan-notebook": anogan_method(
         "AnoGAN as in the notebook", PRINTED_TABLES, also="AnoGAN", **anogan.PRESETS["notebook"]
     ),

@@ -24,7 +24,7 @@ class Method:
         settings: what makes this method of the config's class, `{field: value}` or `Subject -> {field: value}` (which
             then takes the place of the subject's own settings); no departures.
         beside: a method that the paper prints and that ours stands beside, though its networks are others.
-        also: a printed method that this is as well, in another reading of its source: rows are compared, no limit named.
+        also: a printed method that this is as well, in another reading of its source: compared, no limit named.
         tables: the tables it belongs to; all of the category's where empty.
         unasked: whether it runs where neither it nor one of its `tables` is asked for; those of all tables always do.
         subjects: the `(dataset, category)` it runs on; all of the paper's where empty.
