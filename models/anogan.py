@@ -27,7 +27,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from ganspect.models import losses
+from ganspect.models import losses, optimizers
 from ganspect.models.detector import Detector
 
 SIZES = (32, 64, 128, 256)
@@ -169,7 +169,7 @@ class AnoGAN(Detector):
     def compile(self):
         """Makes and builds the two Adam optimisers."""
         c = self.config
-        generator, critic = (keras.optimizers.Adam(c.rate, c.beta_1, c.beta_2) for _ in range(2))
+        generator, critic = (optimizers.Adam(c.rate, c.beta_1, c.beta_2) for _ in range(2))
         self.finish_compile(
             {"discriminator": (critic, [self.discriminator]), "generator": (generator, [self.generator])}
         )

@@ -27,7 +27,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from ganspect.models import losses
+from ganspect.models import losses, optimizers
 from ganspect.models.detector import Detector
 from ganspect.models.devices import share
 from ganspect.models.precision import full
@@ -200,8 +200,8 @@ class CBiGAN(Detector):
     def compile(self):
         """Makes and builds the two Adam optimisers: D's, and one for G and E together."""
         c = self.config
-        mapping = keras.optimizers.Adam(c.rate, c.beta_1, c.mapping_beta_2)
-        critic = keras.optimizers.Adam(c.rate, c.beta_1, c.critic_beta_2)
+        mapping = optimizers.Adam(c.rate, c.beta_1, c.mapping_beta_2)
+        critic = optimizers.Adam(c.rate, c.beta_1, c.critic_beta_2)
         self.finish_compile(
             {"discriminator": (critic, [self.discriminator]), "mapping": (mapping, [self.generator, self.encoder])}
         )

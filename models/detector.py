@@ -262,7 +262,7 @@ class Detector(keras.Model):
         if _backend() == "tensorflow":
             import tensorflow as tf
 
-            graph = tf.function(fn, jit_compile=False)
+            graph = tf.function(fn, jit_compile=False, autograph=False)  # its loops are `keras.ops`' own
 
             def run(*arrays):
                 return tf.nest.map_structure(np.asarray, graph(*tf.nest.map_structure(tf.convert_to_tensor, arrays)))

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import keras
 from keras import layers, ops
 
-from ganspect.models import losses
+from ganspect.models import losses, optimizers
 from ganspect.models.segmentation import SMALLEST, SegmentingDetector, block, build_segmentation, enlarged, kernels
 
 MODEL_FIELDS = ("width", "image_size", "patch_size")
@@ -105,7 +105,7 @@ class DRAEM(SegmentingDetector):
     def compile(self):
         """Makes and builds the one Adam optimiser of both networks [draem]."""
         both = [self.reconstructive, self.segmentation]
-        self.finish_compile({"networks": (keras.optimizers.Adam(self.config.rate), both)})
+        self.finish_compile({"networks": (optimizers.Adam(self.config.rate), both)})
 
     def step(self, batch):
         """One batch: both networks learn from the sum of all losses.

@@ -63,41 +63,42 @@ def export(detector, path, calibration):
 
     channels, size = detector.config.channels, detector.input_size
     graph = _Graph(detector, calibration)
-    found = {}
 
     def spec(dtype, *shape, name):
         return tf.TensorSpec(shape, dtype, name=name)
 
     images = spec(tf.uint8, None, None, None, channels, name="images")
+    floats = spec(tf.float32, None, None, None, channels, name="images")
+    # The networks are traced and stored once, in a function that every endpoint calls.
+    whole = tf.function(graph.whole, input_signature=[floats], autograph=False)
+    found = whole.get_concrete_function().structured_outputs
+    takes_regions = "peaks" in found
+
+    def answer(images):
+        return {name: value for name, value in whole(images).items() if name != "peaks"}
+
     archive = keras.export.ExportArchive()
     archive.track(detector)
+    archive.add_endpoint("serving_default", lambda images: answer(ops.cast(images, "float32")), [images])
+    archive.add_endpoint("serve_float", lambda images: answer(images * 255.0), [floats])
+    encoded = [spec(tf.string, None, name="encoded")]
+    archive.add_endpoint("serve_bytes", lambda encoded: answer(graph.decoded(encoded)), encoded)
+    archive.add_endpoint("score", lambda images: {"score": whole(ops.cast(images, "float32"))["score"]}, [images])
+    if takes_regions:
 
-    def serving_default(images):
-        answer = graph.answer(ops.cast(images, "float32"))
-        found.update(answer)
-        return answer
+        def serve_roi(images, regions):
+            return graph.inside(whole(ops.cast(images, "float32")), regions)
 
-    archive.add_endpoint("serving_default", serving_default, [images])
-    floats = spec(tf.float32, None, None, None, channels, name="images")
-    archive.add_endpoint("serve_float", lambda images: graph.answer(images * 255.0), [floats])
-    archive.add_endpoint("serve_bytes", graph.answer_encoded, [spec(tf.string, None, name="encoded")])
-    archive.add_endpoint(
-        "score", lambda images: {"score": graph.answer(ops.cast(images, "float32"))["score"]}, [images]
-    )
-    if graph.takes_regions:
-        regions = spec(tf.uint8, None, None, None, name="regions")
-        archive.add_endpoint(
-            "serve_roi", lambda images, regions: graph.answer(ops.cast(images, "float32"), regions), [images, regions]
-        )
+        archive.add_endpoint("serve_roi", serve_roi, [images, spec(tf.uint8, None, None, None, name="regions")])
     archive.write_out(str(path), verbose=False)
     return {
         "channels": channels,
         "image_size": [size, size] if size else None,
         "smallest": [1, 1] if size else [getattr(detector, "smallest", detector.config.patch_size)] * 2,
         "tiling": None if size else detector.tiling,
-        "roi": graph.takes_regions,
+        "roi": takes_regions,
         "reconstruction": "reconstruction" in found,
-        "endpoints": [name for name in ENDPOINTS if name != "serve_roi" or graph.takes_regions],
+        "endpoints": [name for name in ENDPOINTS if name != "serve_roi" or takes_regions],
     }
 
 
@@ -112,20 +113,9 @@ class _Graph:
         self.detector, self.size = detector, detector.input_size
         self.threshold = float(calibration.threshold)
         self.median = float(calibration.median)
-        self.takes_regions = "peaks" in self._traced()
 
-    def _traced(self):
-        """The method's answer to images of the least size, as a graph that is thrown away."""
-        import tensorflow as tf
-
-        side = self.size or getattr(self.detector, "smallest", self.detector.config.patch_size)
-        shape = (1, side, side, self.detector.config.channels)
-        return (
-            tf.function(self.detector.answer).get_concrete_function(tf.TensorSpec(shape, "float32")).structured_outputs
-        )
-
-    def answer(self, images, regions=None):
-        """Images in 0..255 `[N, H, W, C]`, and regions `[N, H, W]`, to what an endpoint returns."""
+    def whole(self, images):
+        """Images in 0..255 `[N, H, W, C]` to what an endpoint returns, and "peaks" where the method has them."""
         shape = ops.shape(images)
         height, width = shape[1], shape[2]
         if self.size:  # whole levels, as of resized files
@@ -133,35 +123,41 @@ class _Graph:
             images = ops.round(maps.resized(images, square, antialias=True))
             images = ops.reshape(ops.clip(images, 0.0, 255.0), (-1, *square, self.detector.config.channels))
         found = self.detector.answer(images)
-        score = found["score"]
-        if regions is not None:
-            if self.size:
-                regions = maps.resized(ops.cast(regions, "float32")[..., None], square, "nearest")[..., 0]
-            inside = ops.where(regions > 0, found["peaks"], float("-inf"))
-            score = ops.max(inside, axis=(1, 2))
         heat, rebuilt = found["anomaly_map"][..., None], found.get("reconstruction")
         if self.size:
             heat = maps.resized(heat, (height, width))
             rebuilt = None if rebuilt is None else maps.resized(rebuilt, (height, width))
-        ones = ops.ones_like(score)
-        out = {
+        out = {**self.judged(found["score"]), "anomaly_map": heat[..., 0]}
+        if rebuilt is not None:
+            out["reconstruction"] = ops.clip((rebuilt + 1) / 2, 0.0, 1.0)
+        return out | ({"peaks": found["peaks"]} if "peaks" in found else {})
+
+    def judged(self, score):
+        """What follows from the scores `[N]`."""
+        return {
             "score": score,
             "calibrated_score": (score - self.median) / max(self.threshold - self.median, 1e-12),
             "label": ops.cast(score >= self.threshold, "int32"),
-            "threshold": self.threshold * ones,
-            "anomaly_map": heat[..., 0],
+            "threshold": self.threshold * ops.ones_like(score),
         }
-        return out if rebuilt is None else out | {"reconstruction": ops.clip((rebuilt + 1) / 2, 0.0, 1.0)}
 
-    def answer_encoded(self, encoded):
-        """PNG or JPEG files `[N]` of one size to what an endpoint returns."""
+    def inside(self, found, regions):
+        """What `whole` gives, judged by the peaks inside regions `[N, H, W]`."""
+        peaks = found.pop("peaks")
+        if self.size:
+            square = (self.size, self.size)
+            regions = maps.resized(ops.cast(regions, "float32")[..., None], square, "nearest")[..., 0]
+        return {**found, **self.judged(ops.max(ops.where(regions > 0, peaks, float("-inf")), axis=(1, 2)))}
+
+    def decoded(self, encoded):
+        """PNG or JPEG files `[N]` of one size to images in 0..255 `[N, H, W, C]`."""
         import tensorflow as tf
 
         channels = self.detector.config.channels
 
-        def decoded(data):
+        def one(data):
             image = tf.io.decode_image(data, channels=channels, expand_animations=False)
             return tf.ensure_shape(image, (None, None, channels))
 
-        images = tf.map_fn(decoded, encoded, fn_output_signature=tf.TensorSpec((None, None, channels), tf.uint8))
-        return self.answer(ops.cast(images, "float32"))
+        images = tf.map_fn(one, encoded, fn_output_signature=tf.TensorSpec((None, None, channels), tf.uint8))
+        return ops.cast(images, "float32")

@@ -33,7 +33,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from ganspect.models import losses, maps
+from ganspect.models import losses, maps, optimizers
 from ganspect.models.detector import Detector
 from ganspect.models.devices import share
 from ganspect.models.precision import full
@@ -211,7 +211,7 @@ class FAnoGAN(Detector):
     def compile(self):
         """Makes and builds Adam for G and for D, RMSprop for E, with the constants of TensorFlow 1 [code]."""
         c = self.config
-        generator, critic = (keras.optimizers.Adam(c.rate, c.beta_1, c.beta_2, epsilon=1e-8) for _ in range(2))
+        generator, critic = (optimizers.Adam(c.rate, c.beta_1, c.beta_2, epsilon=1e-8) for _ in range(2))
         encoder = keras.optimizers.RMSprop(c.encoder_rate, rho=0.9, epsilon=1e-10)
         self.finish_compile(
             {

@@ -21,7 +21,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from ganspect.models import losses, maps
+from ganspect.models import losses, maps, optimizers
 from ganspect.models.blocks import DepthToSpace, ReflectionPadding2D
 from ganspect.models.detector import Detector
 
@@ -206,13 +206,14 @@ class FCBiGAN(Detector):
         )
         self.built = True
         self._compiled_evidence = {}
+        self._compiled_filter = self.compile_inference(lambda x: maps.mean_filter(x, self.config.filter_size))
 
     def compile(self):
         """Makes and builds the three Adam optimisers [skal]."""
         c = self.config
 
         def adam(rate):
-            return keras.optimizers.Adam(rate, c.beta_1, c.beta_2)
+            return optimizers.Adam(rate, c.beta_1, c.beta_2)
 
         self.finish_compile(
             {
@@ -425,7 +426,7 @@ class FCBiGAN(Detector):
             float32 `[H, W]`.
         """
         pixels = self.aggregate(evidence["l_r"], evidence["l_d"], name)
-        return ops.convert_to_numpy(maps.mean_filter(ops.convert_to_tensor(pixels[None]), self.config.filter_size))[0]
+        return self._compiled_filter(pixels[None])[0]
 
     @property
     def tiling(self):

@@ -35,7 +35,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from ganspect.models import losses
+from ganspect.models import losses, optimizers
 from ganspect.models.detector import Detector
 
 # Fields by what a departure in them changes; those of the scores are score_norm and ge_twice.
@@ -215,7 +215,7 @@ class GANomaly(Detector):
     def compile(self):
         """Makes and builds the two Adam optimisers: D's, and one for G_E, G_D and E together."""
         c = self.config
-        generator, critic = (keras.optimizers.Adam(c.rate, c.beta_1, c.beta_2) for _ in range(2))
+        generator, critic = (optimizers.Adam(c.rate, c.beta_1, c.beta_2) for _ in range(2))
         self.finish_compile(
             {
                 "generator": (generator, self.learners()),

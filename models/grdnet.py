@@ -32,7 +32,7 @@ from dataclasses import dataclass
 import keras
 from keras import layers, ops
 
-from ganspect.models import losses
+from ganspect.models import losses, optimizers
 from ganspect.models.blocks import EveryOther, InsertZeros
 from ganspect.models.draem import check_sizes
 from ganspect.models.segmentation import SegmentingDetector, build_segmentation
@@ -261,7 +261,7 @@ class GRDNet(SegmentingDetector):
             **({"segmentation": [self.segmentation]} if c.discriminative else {}),
         }
         self.finish_compile(
-            {name: (keras.optimizers.Adam(c.rate, c.beta_1, c.beta_2), networks) for name, networks in trained.items()}
+            {name: (optimizers.Adam(c.rate, c.beta_1, c.beta_2), networks) for name, networks in trained.items()}
         )
 
     def step(self, batch):

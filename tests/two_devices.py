@@ -15,6 +15,7 @@ import numpy as np
 from tiny_methods import TINY
 
 from ganspect.data.patches import stack_images
+from ganspect.models import optimizers
 from ganspect.models.detector import Detector
 from ganspect.models.devices import over_devices, synchronised
 from ganspect.training.checkpoint import load_state, save_state
@@ -32,7 +33,7 @@ def main(folder, names):
         TWO.scope()  # before anything starts the backend
     else:
         TWO.mesh()
-    keras.optimizers.Adam = keras.optimizers.RMSprop = lambda rate, *a, **k: keras.optimizers.SGD(RATE)
+    optimizers.Adam = keras.optimizers.RMSprop = lambda rate, *a, **k: keras.optimizers.SGD(RATE)
     found = {name: compared(name, folder / f"{name}.npz") for name in names}
     if keras.backend.backend() == "tensorflow":
         found |= {"masks": dropped(), "weights": simple_step()}
