@@ -1,6 +1,7 @@
 """Runs one cell of a paper: trains, scores, stores; and checks the data of many before anything is trained."""
 
 import dataclasses
+import math
 import time
 
 import numpy as np
@@ -131,7 +132,11 @@ def run_cell(paper, cell, path, run, channel, options, title):
         note = f"thresholds from {len(normals)} of {len(held_out)} held-out normals"
         arrays = dataclasses.replace(arrays, notes=(*arrays.notes, note))
     chosen = kept if cell.protocol == "both" else np.arange(len(arrays.train))
-    facts = {"train_images": len(chosen), "source_shape": data_arrays.smallest_image(path, *_key(cell), size)}
+    facts = {
+        "parameters": sum(math.prod(v.shape) for v in detector.trainable_variables),
+        "train_images": len(chosen),
+        "source_shape": data_arrays.smallest_image(path, *_key(cell), size),
+    }
     held_out = training_images(method, arrays, thinned(held_out, cell.profile.normals))
     measurements = Measurements(paper, cell, detector, arrays, normals, held_out, facts, run)
     images = training_images(method, arrays, chosen)
