@@ -195,6 +195,11 @@ def sampled_dataset(stack, sampler, prepare, epochs, first_epoch=0, first_step=0
     signature = {name: tf.TensorSpec(values.shape[1:], values.dtype) for name, values in first.items()}
     images = tf.constant(stack)
     dataset = tf.data.Dataset.from_generator(rows, output_signature=signature)
-    dataset = dataset.map(lambda row: prepare(sampler.batch(images, row)), num_parallel_calls=1, deterministic=True)
+
+    @tf.autograph.experimental.do_not_convert  # which would read the source of all that it calls, to no end
+    def prepared(row):
+        return prepare(sampler.batch(images, row))
+
+    dataset = dataset.map(prepared, num_parallel_calls=1, deterministic=True)
     batches = sampler.steps * (epochs - first_epoch) - first_step
     return dataset.apply(tf.data.experimental.assert_cardinality(batches)).prefetch(2)

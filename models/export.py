@@ -70,15 +70,14 @@ def export(detector, path, calibration):
     images = spec(tf.uint8, None, None, None, channels, name="images")
     floats = spec(tf.float32, None, None, None, channels, name="images")
     # The networks are traced and stored once, in a function that every endpoint calls.
-    whole = tf.function(graph.whole, input_signature=[floats], autograph=False)
-    found = whole.get_concrete_function().structured_outputs
+    whole = tf.function(graph.whole, input_signature=[floats], autograph=False).get_concrete_function()
+    found = whole.structured_outputs
     takes_regions = "peaks" in found
 
     def answer(images):
         return {name: value for name, value in whole(images).items() if name != "peaks"}
 
     archive = keras.export.ExportArchive()
-    archive.track(detector)
     archive.add_endpoint("serving_default", lambda images: answer(ops.cast(images, "float32")), [images])
     archive.add_endpoint("serve_float", lambda images: answer(images * 255.0), [floats])
     encoded = [spec(tf.string, None, name="encoded")]

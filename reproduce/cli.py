@@ -19,6 +19,7 @@ PAPERS = {
     "grdnet": "ganspect.reproduce.grdnet",
     "anogan_ganomaly": "ganspect.reproduce.anogan_ganomaly",
 }
+PRELOAD = "ganspect.reproduce.preload"
 DONE, UNUSABLE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 130
 PRECISIONS = ("float32", "bfloat16")  # as of models.precision, which needs Keras
 PRECISION_HELP = "arithmetic of the training steps, for GPUs; scores are always float32"
@@ -140,6 +141,7 @@ def add_data(commands):
 def reproduce(options):
     """Plans, checks, trains, scores and reports."""
     from ganspect.training.devices import Devices
+    from ganspect.training.grid import start_server
 
     console = _console()
     for name in ("jobs", "checkpoint_every"):
@@ -155,7 +157,11 @@ def reproduce(options):
         return _refuse(f"--devices: {error}")
     shared = options.jobs > 1 or options.ray  # Ray counts the processors of a cell, and hands out no others
     threads = options.threads or (max(1, len(os.sched_getaffinity(0)) // options.jobs) if shared else None)
-    quiet_backend(threads)
+    set_threads(threads)
+    preload = [PRELOAD, *(PAPERS[name] for name in _names(options.papers))]
+    if not (options.plan or options.ray or "keras" in sys.modules):
+        start_server(preload)  # it imports the backend at the same time as this process
+    quiet_backend()
     from ganspect.data.samples import DataError
     from ganspect.reproduce import plan
 
@@ -187,7 +193,7 @@ def reproduce(options):
         return _refuse("no cell can run: nothing was trained")
     options.threads = threads
     try:
-        outcomes = _run_grid(chosen, found, errors, options, console)
+        outcomes = _run_grid(chosen, found, errors, options, console, preload)
     except Interrupted:
         print("interrupted: the same command continues where it stopped", file=sys.stderr)
         return INTERRUPTED
@@ -199,7 +205,7 @@ def reproduce(options):
     return _conclude(outcomes, console)
 
 
-def _run_grid(chosen, found, errors, options, console):
+def _run_grid(chosen, found, errors, options, console, preload):
     """Runs the cells, those whose data cannot be used first, which end at once; returns their outcomes."""
     from ganspect.reproduce import plan, work
     from ganspect.reproduce.display import ConsoleDisplay
@@ -225,7 +231,6 @@ def _run_grid(chosen, found, errors, options, console):
     display = ConsoleDisplay(console, len(cells))
     for outcome in unusable:
         display.ended(outcome)
-    preload = ["ganspect.reproduce.preload", *(paper.__name__ for paper in chosen)]
     locks = Path(options.runs_dir) / work.LOCKS
     if options.ray:
         room = (options.ray, options.jobs, options.threads, options.gpus_per_cell)
@@ -263,7 +268,7 @@ def _conclude(outcomes, console):
 
 def report(options):
     """Rebuilds everything from stored runs."""
-    quiet_backend(None)
+    quiet_backend()
     from ganspect.reproduce import plan
     from ganspect.reproduce import report as pages
 
@@ -402,10 +407,14 @@ def _refuse(message):
     return UNUSABLE
 
 
-def quiet_backend(threads):
-    """Sets the threads and imports the backend."""
+def set_threads(threads):
+    """Sets the processor threads of a backend that is yet to be imported, here and in processes started from here."""
     if threads:
         os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def quiet_backend():
+    """Imports the backend."""
     from ganspect.training.quiet import import_backend
 
     import_backend()

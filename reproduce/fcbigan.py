@@ -80,9 +80,9 @@ PROFILES = {
     "smoke": {
         "fcbigan": Profile(
             dict(
-                width=8,
-                batch_size=16,
-                patches_per_epoch=400,
+                width=4,
+                batch_size=8,
+                patches_per_epoch=120,
                 epochs=3,
                 discriminator_rate=2e-4,
                 generator_rate=1e-3,
@@ -99,8 +99,8 @@ PROFILES = {
                 patch_size=32,
                 width=4,
                 batch_size=8,
-                critic_steps=2,
-                generator_steps_per_epoch=25,
+                critic_steps=1,
+                generator_steps_per_epoch=15,
                 gan_epochs=2,
                 encoder_epochs=2,
                 rate=1e-3,

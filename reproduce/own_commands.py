@@ -53,9 +53,10 @@ def _threads(command):
 
 def _guarded(threads, work):
     """Runs a command, `work(reproduce.own)`; what the user can mend is one line on standard error."""
-    from ganspect.reproduce.cli import quiet_backend
+    from ganspect.reproduce.cli import quiet_backend, set_threads
 
-    quiet_backend(threads)
+    set_threads(threads)
+    quiet_backend()
     from ganspect.data.images import DataError
     from ganspect.reproduce import own
     from ganspect.training.callbacks import Diverged

@@ -99,6 +99,8 @@ def measure(detector, arrays, evidence, normal_evidence, names, intervals=False,
         _add_best(found, name, arrays.labels, scores, kept, cuts[name].value)
         if intervals and name == names[0]:
             for protocol, indices in kept.items():
+                if protocol == "clean" and len(indices) == len(arrays.test):
+                    found[protocol][name] |= _shared_intervals(found["paper"][name], found[protocol][name])
                 _add_intervals(
                     found[protocol][name], arrays.labels[indices], scores[indices], cuts[name].value, samples
                 )
@@ -159,6 +161,12 @@ def _add_intervals(found, labels, scores, cut, samples):
     for name, metric in _image_metrics(cut).items():
         if found.get(name) is not None and f"{name}_low" not in found:
             found[f"{name}_low"], found[f"{name}_high"] = statistics.bootstrap_metric(labels, scores, metric, samples)
+
+
+def _shared_intervals(known, found):
+    """The intervals of `known` of the metrics that `found` has too, of the same images."""
+    ends = [f"{metric}_{end}" for metric in DRAWN_METRICS if metric in found for end in ("low", "high")]
+    return {name: known[name] for name in ends if name in known}
 
 
 def _image_metrics(cut):

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import connection, forkserver
 from pathlib import Path
 
 from ganspect.training.locks import Lock, describe
@@ -141,7 +141,7 @@ class Grid:
         self.tasks, self.work, self.locks, self.jobs = list(tasks), work, Path(locks), max(1, jobs)
         self.display, self.crashed = display or Display(), crashed
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(list(preload))
+        self.context.set_forkserver_preload(list(preload))  # of no effect where `start_server` has been called
         self.pending, self.running, self.outcomes = list(tasks), {}, []
         self.attempts, self.crashes, self.later, self.told = {}, {}, {}, set()
         self.signals = []
@@ -268,6 +268,12 @@ class Grid:
         seconds = 60 * sum(task.minutes for task in self.pending)
         seconds += sum(child.pace.left(child.task.minutes) for child in self.running.values())
         return seconds / self.jobs
+
+
+def start_server(preload):
+    """Starts the server process of this process's grids, which imports these modules while the caller goes on."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(list(preload))
+    forkserver.ensure_running()
 
 
 class Pace:
