@@ -14,6 +14,7 @@ from PIL import Image
 from ganspect.data.check import THREADS, digest_of, fingerprint_of, repeated_in_test
 from ganspect.data.images import DataError, decode_image, image_size, read_bytes, read_mask, to_array
 from ganspect.data.known import CROP_ROWS
+from ganspect.data.on_disk import Shelf
 from ganspect.data.samples import Category, Sample, held_out_count, scan
 
 PACK_FORMAT = 1
@@ -45,7 +46,7 @@ class CategoryArrays:
 
 
 def load_arrays(category: Category, channels: int, size=None, crop_rows: int | None = None) -> CategoryArrays:
-    """Decode every file of a category once, on two threads.
+    """Decode every file of a category once, on two threads; images beyond `on_disk.memory_limit` stay on disk.
 
     Args:
         category: from `scan`.
@@ -58,8 +59,9 @@ def load_arrays(category: Category, channels: int, size=None, crop_rows: int | N
         DataError: a file cannot be read, or a mask is not of its image's size. `check` lists all such files at once.
     """
     rows = CROP_ROWS.get(category.dataset, 0) if crop_rows is None else crop_rows
+    shelf = Shelf()
     with ThreadPoolExecutor(THREADS) as pool:
-        loaded = list(pool.map(lambda sample: _load(sample, channels, size, rows), category.samples))
+        loaded = list(pool.map(lambda sample: _load(sample, channels, size, rows, shelf), category.samples))
     train = [item for item in loaded if item.sample.split == "train"]
     test = [item for item in loaded if item.sample.split == "test"]
     repeats = repeated_in_test(*([(item.sample.name, item.digests[0][1]) for item in part] for part in (train, test)))
@@ -250,7 +252,7 @@ class _Loaded:
     digests: list[tuple[Path, str]]  # the image's first
 
 
-def _load(sample: Sample, channels: int, size, rows: int) -> _Loaded:
+def _load(sample: Sample, channels: int, size, rows: int, shelf: Shelf) -> _Loaded:
     data = read_bytes(sample.path)
     digests = [(sample.path, digest_of(data))]
     image = decode_image(sample.path, data).image
@@ -265,7 +267,7 @@ def _load(sample: Sample, channels: int, size, rows: int) -> _Loaded:
         if mask.shape != (min(rows or image.height, image.height), image.width):
             raise DataError(path, f"is {mask.shape[1]}x{mask.shape[0]}, its image {image.width}x{image.height}")
         masks.append(_nearest(mask, size))
-    return _Loaded(sample, to_array(image, channels, size, rows), *masks, digests)
+    return _Loaded(sample, shelf.put(to_array(image, channels, size, rows)), *masks, digests)
 
 
 def _regions(items: list[_Loaded]) -> list[np.ndarray | None] | None:

@@ -139,9 +139,9 @@ class CorruptedSampler(Sampler):
         Returns:
             `{"images": [B, p, p, C], "corrupted": [B, p, p, C], "mask": [B, p, p, 1], "roi": [B, p, p, 1]}`.
         """
-        image, top, left = row["image"], row["top"], row["left"]
+        image, top, left = row.get("place", row["image"]), row["top"], row["left"]
         if self.rotates:
-            size = ops.take(ops.convert_to_tensor(self.sizes, "float32"), image, axis=0)
+            size = ops.take(ops.convert_to_tensor(self.sizes, "float32"), row["image"], axis=0)
             place = ops.cast(top, "float32"), ops.cast(left, "float32")
             patches = take_rotated(stack, image, size, *place, row["angle"], self.patch_size, fill="reflect")
         else:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from keras import ops
 
+from ganspect.data import on_disk
+
 
 @dataclass(frozen=True)
 class Sampler:
@@ -19,7 +21,8 @@ class Sampler:
 
     * `draws(epoch)`, NumPy arrays `{name: [steps, batch]}`, a pure function of (seed, epoch, index);
     * `batch(stack, row)`, in `keras.ops`: from uint8 `[N, H, W, C]` and one row of draws, `{name: [batch]}`, to images
-      `[B, p, p, C]` in 0..255.
+      `[B, p, p, C]` in 0..255. "image" in a row is the number of an image, "place", where it is given, that in the
+      stack.
 
     Args:
         sizes: `((height, width), ...)` of the images to draw from, pixels.
@@ -109,21 +112,31 @@ def stack_images(images):
         images: list of uint8 `[H, W, C]` with equal C.
 
     Returns:
-        uint8 `[N, H', W', C]`, zero beyond each image, and the sizes `((H, W), ...)`.
+        uint8 `[N, H', W', C]`, zero beyond each image, and the sizes `((H, W), ...)`. Beyond `on_disk.memory_limit` an
+        `np.memmap`: batches are then cut from their own images alone (`at_hand`).
 
     Raises:
-        ValueError: the stack has 2^31 pixels or more, too many for 32-bit indices.
+        ValueError: the stack is in memory and has 2^31 pixels or more, too many for 32-bit indices.
     """
     sizes = tuple(image.shape[:2] for image in images)
-    height, width = np.max(sizes, axis=0)
-    if len(images) * int(height) * int(width) >= 2**31:
+    height, width = map(int, np.max(sizes, axis=0))
+    stack = on_disk.zeros((len(images), height, width, images[0].shape[-1]))
+    if not on_disk.is_on_disk(stack) and len(images) * height * width >= 2**31:
         raise ValueError(
             f"{len(images)} images of {height}x{width} pixels are too many for 32-bit indices: resize them"
         )
-    stack = np.zeros((len(images), height, width, images[0].shape[-1]), "uint8")
     for i, image in enumerate(images):
         stack[i, : image.shape[0], : image.shape[1]] = image
     return stack, sizes
+
+
+def at_hand(stack, row):
+    """What `Sampler.batch` takes for one row of draws: the stack and the row; of a stack on disk the row's images."""
+    if not on_disk.is_on_disk(stack):
+        return stack, row
+    numbers, place = np.unique(row["image"], return_inverse=True)
+    images = np.asarray(stack[np.resize(numbers, len(place))])  # always [B, H, W, C]: one graph
+    return images, {**row, "place": place.astype("int32")}
 
 
 def take_patches(stack, image, top, left, patch_size):
@@ -165,7 +178,8 @@ def flip_and_turn(patches, flip_x, flip_y, turn):
 
 def patch_batch(stack, draws, patch_size):
     """The batch that one row of `PatchSampler.draws` describes: `[B, p, p, C]`, of the stack's dtype."""
-    patches = take_patches(stack, draws["image"], draws["top"], draws["left"], patch_size)
+    image = draws.get("place", draws["image"])
+    patches = take_patches(stack, image, draws["top"], draws["left"], patch_size)
     return flip_and_turn(patches, draws["flip_x"], draws["flip_y"], draws["turn"])
 
 
@@ -184,21 +198,26 @@ def sampled_dataset(stack, sampler, prepare, epochs, first_epoch=0, first_step=0
     """
     import tensorflow as tf
 
-    first = sampler.draws(first_epoch)
+    first, drawn_from_disk = sampler.draws(first_epoch), on_disk.is_on_disk(stack)
 
     def rows():
         for epoch in range(first_epoch, epochs):
             drawn = first if epoch == first_epoch else sampler.draws(epoch)
             for step in range(first_step if epoch == first_epoch else 0, sampler.steps):
-                yield {name: values[step] for name, values in drawn.items()}
+                row = {name: values[step] for name, values in drawn.items()}
+                yield at_hand(stack, row) if drawn_from_disk else row
 
     signature = {name: tf.TensorSpec(values.shape[1:], values.dtype) for name, values in first.items()}
-    images = tf.constant(stack)
+    if drawn_from_disk:
+        signature["place"] = signature["image"]
+        signature = tf.TensorSpec((sampler.batch_size, *stack.shape[1:]), "uint8"), signature
+    else:
+        images = tf.constant(stack)
     dataset = tf.data.Dataset.from_generator(rows, output_signature=signature)
 
     @tf.autograph.experimental.do_not_convert  # which would read the source of all that it calls, to no end
-    def prepared(row):
-        return prepare(sampler.batch(images, row))
+    def prepared(*parts):
+        return prepare(sampler.batch(*(parts if drawn_from_disk else (images, *parts))))
 
     dataset = dataset.map(prepared, num_parallel_calls=1, deterministic=True)
     batches = sampler.steps * (epochs - first_epoch) - first_step

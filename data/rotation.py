@@ -7,6 +7,7 @@ unrotated image; the rotated image itself is never made.
 import math
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -84,9 +85,9 @@ class RotatedSampler(Sampler):
 
     def batch(self, stack, row):
         """The images that one row of `draws` describes: float32 `[B, p, p, C]` in 0..255, not rounded."""
-        image, top, left = row["image"], row["top"], row["left"]
+        image, top, left = row.get("place", row["image"]), row["top"], row["left"]
         if self.rotates:
-            size = ops.take(ops.convert_to_tensor(self.sizes, "float32"), image, axis=0)
+            size = ops.take(ops.convert_to_tensor(self.sizes, "float32"), row["image"], axis=0)
             return take_rotated(stack, image, size, top, left, row["angle"], self.patch_size)
         patches = take_patches(stack, image, ops.cast(top, "int32"), ops.cast(left, "int32"), self.patch_size)
         return ops.cast(patches, "float32")
@@ -143,7 +144,7 @@ def take_rotated(stack, image, size, top, left, angle, patch_size, fill="edge"):
     pixels = ops.reshape(stack, (-1, channels))
 
     def across(start):
-        near, far = (ops.cast(ops.take(pixels, start + i, axis=0), "float32") for i in (0, 1))
+        near, far = (ops.cast(_gathered(pixels, start + i), "float32") for i in (0, 1))
         return near + right * (far - near)
 
     above, below = across(first), across(first + width)
@@ -152,6 +153,15 @@ def take_rotated(stack, image, size, top, left, angle, patch_size, fill="edge"):
         return patches
     beyond = ops.maximum(ops.abs(place_y - source_y), ops.abs(place_x - source_x)) > 1e-3  # more than rounding
     return ops.where(beyond[..., None], 0.0, patches)
+
+
+def _gathered(values, indices):
+    """`values[indices]` of indices that are all in range: `ops.take` looks for negative ones first."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.gather(values, indices)
+    return ops.convert_to_tensor(values).at[indices].get(mode="promise_in_bounds")
 
 
 def _inside(place, last, fill):

@@ -8,7 +8,7 @@ import numpy as np
 
 from ganspect.data import arrays as data_arrays
 from ganspect.data import check, regions, samples
-from ganspect.data.patches import stack_images
+from ganspect.data.patches import at_hand, stack_images
 from ganspect.evaluation import health, thresholds
 from ganspect.models.precision import FULL
 from ganspect.reproduce import figures, gallery, milestones, scoring, shared
@@ -215,7 +215,7 @@ class HeldOut:
         if hasattr(detector, "reconstruct") or hasattr(detector, "examine"):
             sampler = method.sampler(detector.config, sizes, held_out=True)
             row = {name: values[0] for name, values in sampler.draws(0).items()}
-            batch = detector.prepare(sampler.batch(stack, row))
+            batch = detector.prepare(sampler.batch(*at_hand(stack, row)))
             if hasattr(detector, "examine"):
                 self.examine = detector.compile_inference(detector.examine)
                 self.examined = (

@@ -3,7 +3,8 @@
 import keras
 import numpy as np
 
-from ganspect.data.patches import sampled_dataset
+from ganspect.data.on_disk import is_on_disk
+from ganspect.data.patches import at_hand, sampled_dataset
 from ganspect.models.devices import synchronised
 from ganspect.training.checkpoint import Position
 from ganspect.training.devices import ONE
@@ -123,16 +124,18 @@ def _fit_jax(model, stack, sampler, epochs, start, callbacks, devices):
         """Many steps in the phase that the model is in; a function of its own, for JAX reuses what it has traced."""
 
         def one_step(values, row):
+            row = dict(row)
+            drawn_from = row.pop("stack", images)
             with keras.StatelessScope(state_mapping=list(zip(model.state, values, strict=True))) as scope:
-                losses = model.one_step(model.prepare(sampler.batch(images, row)))
+                losses = model.one_step(model.prepare(sampler.batch(drawn_from, row)))
             return [scope.get_current_value(v) for v in model.state], losses
 
         everywhere = {"out_shardings": jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())} if mesh else {}
         return jax.jit(lambda values, rows: jax.lax.scan(one_step, values, rows), donate_argnums=0, **everywhere)
 
-    images = placed(jax.numpy.asarray(stack))
+    images = None if is_on_disk(stack) else placed(jax.numpy.asarray(stack))
     # On a CPU XLA runs convolutions inside a loop on one thread and without its fast kernels: 60 times slower.
-    longest = 1 if jax.default_backend() == "cpu" else LONGEST_CALL
+    longest = 1 if jax.default_backend() == "cpu" or images is None else LONGEST_CALL
     length = max(n for n in range(1, longest + 1) if sampler.steps % n == 0 and start.step % n == 0)
     params = {"epochs": epochs, "steps": sampler.steps, "verbose": 0}
     calls = keras.callbacks.CallbackList(list(callbacks), model=model, **params)
@@ -151,6 +154,9 @@ def _fit_jax(model, stack, sampler, epochs, start, callbacks, devices):
         parts = [start.losses] if model.entered_at else []
         for step in range(model.entered_at, sampler.steps, length):
             rows = {name: table[step : step + length] for name, table in drawn.items()}
+            if images is None:
+                part, row = at_hand(stack, {name: table[0] for name, table in rows.items()})
+                rows = {name: table[None] for name, table in {**row, "stack": part}.items()}
             values, losses = run(values, placed(rows, None, "batch"))
             parts.append({name: np.asarray(x) for name, x in losses.items()})
             for call in callbacks:

@@ -1,0 +1,56 @@
+"""Images that do not fit in memory: the same arrays, in files without a name, which end with the process.
+
+The files lie in the folder for temporary files (TMPDIR), which should be on a disk. `GANSPECT_IMAGE_MEMORY`, in MB, is
+how much the images of one category, and the stack that training draws from, may take in memory each; otherwise it is a
+quarter of the machine's.
+"""
+
+import os
+import tempfile
+import threading
+
+import numpy as np
+
+VARIABLE = "GANSPECT_IMAGE_MEMORY"
+SHARE = 4
+
+
+def memory_limit() -> int:
+    """Bytes that the images of a category may take."""
+    given = os.environ.get(VARIABLE)
+    return int(float(given) * 1e6) if given else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // SHARE
+
+
+def zeros(shape, dtype="uint8", limit: int | None = None) -> np.ndarray:
+    """Zeros in memory, or where they would take more than `limit` bytes (`memory_limit`) an `np.memmap`."""
+    if int(np.prod(shape, dtype="int64")) * np.dtype(dtype).itemsize <= (memory_limit() if limit is None else limit):
+        return np.zeros(shape, dtype)
+    with tempfile.TemporaryFile() as file:  # the mapping keeps it
+        return np.memmap(file, dtype, "w+", shape=tuple(shape))
+
+
+def is_on_disk(array) -> bool:
+    """Whether an array comes from `zeros` and is not in memory."""
+    return isinstance(array, np.memmap)
+
+
+class Shelf:
+    """Keeps arrays in memory until there is no more room, and the others on disk.
+
+    Args:
+        limit: bytes; `memory_limit` when not given.
+    """
+
+    def __init__(self, limit: int | None = None):
+        self.left = memory_limit() if limit is None else limit
+        self.lock = threading.Lock()
+
+    def put(self, array: np.ndarray) -> np.ndarray:
+        """The array, or a copy of it on disk."""
+        with self.lock:
+            self.left -= array.nbytes
+            if self.left >= 0:
+                return array
+        copy = zeros(array.shape, array.dtype, 0)
+        copy[:] = array
+        return copy
