@@ -6,7 +6,8 @@
 Steps as `training.fit` runs them: one graph a step on TensorFlow; on JAX many steps in one compiled call
 (`jax.lax.scan`) on an accelerator, one on a CPU. Batches are of random pixels and are on the device already. With
 `--torch` the PyTorch versions of GANomaly, DRAEM and GRD-Net (`torch_networks.py`) take turns with ours on the same
-device; GANomaly also in its authors' order of work. Medians of interleaved rounds.
+device; GANomaly also in its authors' order of work; with `--textbook`, on TensorFlow, steps as tutorials and CBiGAN's
+author write them (`textbook.py`). Medians of interleaved rounds. "cbigan_critic" is a batch for D alone.
 
 GFLOP are those that our step needs, counted by XLA before it optimises (JAX must be installed; a process of its own
 counts where the backend is TensorFlow); a PyTorch row is judged by the same number. The peak is of a square matrix
@@ -29,6 +30,7 @@ CASES = {
     "ganomaly": ("ganomaly", "GANomaly", {}, None),
     "ganomaly_study": ("ganomaly", "GANomaly", "study", None),
     "anogan": ("anogan", "AnoGAN", {}, None),
+    "cbigan_critic": ("cbigan", "CBiGAN", dict(critic_steps=1), None),
     "cbigan": ("cbigan", "CBiGAN", {}, None),
     "cbigan_textures": ("cbigan", "CBiGAN", dict(image_size=512, patch_size=64), None),
     "cbigan_wide": ("cbigan", "CBiGAN", "wide", None),
@@ -56,6 +58,21 @@ def build(name, batch=None, width=None):
     detector.compile()
     detector.phase = phase or detector.phase
     return detector
+
+
+def our_critic(detector, images):
+    """The part of `CBiGAN.step` that trains D on one batch, of a detector with `critic_steps` 1."""
+    parts = iter((True, False))
+    detector.each = lambda fn, batches: type(detector).each(detector, fn, batches) if next(parts) else {}
+    try:
+        return detector.step(images)
+    finally:
+        del detector.each
+
+
+def step_of(name, detector):
+    """One training step of a case: prepared batch to losses."""
+    return functools.partial(our_critic, detector) if name == "cbigan_critic" else detector.step
 
 
 def images_of(detector):
@@ -89,23 +106,23 @@ def tensorflow_run(step, batches):
     return run
 
 
-def jax_step(detector):
+def jax_step(name, detector):
     """`(values of the state, prepared batch) -> (new values, losses)`, pure."""
     import keras
 
     def one_step(values, batch):
         with keras.StatelessScope(state_mapping=list(zip(detector.state, values, strict=True))) as scope:
-            losses = detector.step(detector.prepare(batch))
+            losses = step_of(name, detector)(detector.prepare(batch))
         return [scope.get_current_value(v) for v in detector.state], losses
 
     return one_step
 
 
-def jax_run(detector, batches):
+def jax_run(name, detector, batches):
     """A function that makes one step for each of the batches in one compiled call."""
     import jax
 
-    scan = jax.jit(lambda values, parts: jax.lax.scan(jax_step(detector), values, parts), donate_argnums=0)
+    scan = jax.jit(lambda values, parts: jax.lax.scan(jax_step(name, detector), values, parts), donate_argnums=0)
     batches = jax.tree.map(jax.numpy.asarray, batches)
     state = [[jax.numpy.array(v.value) for v in detector.state]]
 
@@ -200,18 +217,25 @@ def gflop(name, options):
         environment = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
         found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         return json.loads(found.stdout) if found.returncode == 0 else None
-    return counted(build(name, options.batch, options.width))
+    return counted(name, build(name, options.batch, options.width))
 
 
-def counted(detector):
+def counted(name, detector):
     """GFLOP of a step of a detector on the JAX backend."""
     import jax
 
     detector.loops = False  # the body of a loop counts once, however often it runs
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), pixels(detector, 1))
     values = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in detector.state]
-    analysis = jax.jit(jax_step(detector)).lower(values, shapes).cost_analysis()
+    analysis = jax.jit(jax_step(name, detector)).lower(values, shapes).cost_analysis()
     return float((analysis[0] if isinstance(analysis, list) else analysis)["flops"]) / 1e9
+
+
+def _textbook():
+    """`benchmarks/textbook.py`, which needs TensorFlow."""
+    import textbook
+
+    return textbook
 
 
 def medians(runs, rounds):
@@ -238,9 +262,12 @@ def measured(name, options):
     detector = build(name, options.batch, options.width)
     batches = pixels(detector, steps)
     if keras.backend.backend() == "jax":
-        runs = {"ours": jax_run(detector, batches)}
+        runs = {"ours": jax_run(name, detector, batches)}
     else:
-        runs = {"ours": tensorflow_run(lambda batch: detector.step(detector.prepare(batch)), batches)}
+        step = step_of(name, detector)
+        runs = {"ours": tensorflow_run(lambda batch: step(detector.prepare(batch)), batches)}
+        for label, other in _textbook().STEPS.get(name, {}).items() if options.textbook else ():
+            runs[label] = tensorflow_run(lambda batch, f=other: f(detector, detector.prepare(batch)), batches)
     for label, (kind, settings) in TORCH.get(name, {}).items() if options.torch else ():
         runs[label] = torch_run(kind, settings, detector, batches, options)
     work, runs["peak"] = peak_run(options)
@@ -268,6 +295,7 @@ def main():
     parser.add_argument("--steps", type=int, help="in a timed call; default 50 on an accelerator, 1 on a CPU")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--torch", action="store_true", help="PyTorch's steps in turn with ours")
+    parser.add_argument("--textbook", action="store_true", help="tutorials' and authors' orders of work, on TensorFlow")
     parser.add_argument("--torch-layout", choices=("channels_first", "channels_last"), default="channels_first")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
