@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from ganspect.models.convolutions import fast, install
 from ganspect.models.devices import over_devices, own_rows, replicas
 from ganspect.models.fixed_order import fixed_order, turn_off_rewriting
 from ganspect.models.precision import FULL, computing_in
@@ -136,6 +137,7 @@ class Detector(keras.Model):
         super().compile(optimizer=None, jit_compile=False)
         if _backend() == "tensorflow":
             turn_off_rewriting()
+            install(self)
         self.optimizers = {name: optimizer for name, (optimizer, _) in optimizers.items()}
         for optimizer, networks in optimizers.values():
             optimizer.build([v for network in networks for v in network.trainable_variables])
@@ -295,7 +297,8 @@ def _gradients(losses_fn, trained, state):
         with tf.GradientTape(persistent=len(trained) > 1, watch_accessed_variables=False) as tape:
             for v in every:
                 tape.watch(v.value)
-            losses = losses_fn()
+            with fast():
+                losses = losses_fn()
             minimised = losses if count == 1 else {k: losses[k] / count for k in trained}
         with fixed_order():
             return {k: tape.gradient(minimised[k], [v.value for v in vs]) for k, vs in trained.items()}, losses
