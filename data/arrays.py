@@ -42,6 +42,7 @@ class CategoryArrays:
     fingerprint: str
     duplicates: list[str]  # test names byte-identical to a training image
     train_rois: list[np.ndarray | None] | None = None  # bool [H, W] of the training images; None where there are none
+    source_shape: tuple[int, int] | None = None  # of a pack: height and width of the smallest image it was made of
 
 
 def load_arrays(category: Category, channels: int, size=None, crop_rows: int | None = None) -> CategoryArrays:
@@ -107,12 +108,14 @@ def load_category(path, dataset=None, name=None, channels: int | None = None, si
     return load_arrays(category, channels or category.channels, size)
 
 
-def smallest_image(path, dataset=None, name=None) -> tuple[int, int]:
+def smallest_image(path, dataset=None, name=None, needed=None) -> tuple[int, int]:
     """Height and width of the smallest image of a category, by area, as it is stored; its pixels are not decoded.
 
     Args:
         path: a folder for `scan`, or a pack `.npz`.
         dataset, name: as in `load_category`.
+        needed: side of the squares that a method resizes images to, where it does. Of a pack that is no smaller the
+            images that it was made of count, for nothing is lost.
 
     Raises:
         DataError: a file is missing or not an image; see also `scan` and `load_pack`.
@@ -120,6 +123,8 @@ def smallest_image(path, dataset=None, name=None) -> tuple[int, int]:
     if Path(path).suffix == ".npz":
         arrays = load_pack(path)
         sizes = [image.shape[:2] for image in (*arrays.train, *arrays.test)]
+        if needed and arrays.source_shape and min(map(min, sizes)) >= needed:
+            return arrays.source_shape
     else:
         sizes = [image_size(sample.path) for sample in scan(path, dataset, name).samples]
     return min(sizes, key=lambda size: size[0] * size[1])
@@ -185,6 +190,7 @@ def save_pack(arrays: CategoryArrays, path) -> Path:
         "format": np.array(PACK_FORMAT),
         "text": np.array([arrays.dataset, arrays.name, arrays.fingerprint]),
         "channels": np.array(arrays.channels),
+        "source_shape": np.array(arrays.source_shape or (), int),
         "labels": arrays.labels,
         **{key: np.array(list(getattr(arrays, key)), dtype=str) for key in _TEXTS},
         **{f"{key}_shapes": _shapes(getattr(arrays, key)) for key in ("train", "test")},
@@ -312,6 +318,7 @@ def _unpacked(file) -> CategoryArrays:
         masks=masks["masks"],
         rois=masks["rois"] or None,
         notes=tuple(texts["notes"]),
+        source_shape=tuple(map(int, file["source_shape"])) or None if "source_shape" in file.files else None,
         fingerprint=fingerprint,
         duplicates=texts["duplicates"],
         train_rois=masks["train_rois"] or None,

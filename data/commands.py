@@ -1,8 +1,9 @@
 """What `ganspect data list / check / make / pack` do, as plain functions."""
 
+import dataclasses
 from pathlib import Path
 
-from ganspect.data.arrays import load_arrays, load_pack, save_pack
+from ganspect.data.arrays import load_arrays, load_pack, save_pack, smallest_image
 from ganspect.data.check import check
 from ganspect.data.images import DataError
 from ganspect.data.known import MVTEC_CATEGORIES, OFFICIAL_COUNTS, SOURCES
@@ -87,6 +88,7 @@ def pack(category_path, output_root, size, channels: int | None = None) -> Path:
         raise DataError(category_path, f"cannot be packed\n{report.message()}")
     path = Path(output_root) / category.dataset / f"{category.name}.npz"
     arrays = load_arrays(category, channels or category.channels, size)
+    arrays = dataclasses.replace(arrays, source_shape=smallest_image(found.get(key, category_path), *key))
     if path.exists():
         if _same(load_pack(path), arrays):
             return path

@@ -30,6 +30,7 @@ from keras import layers, ops
 from ganspect.models import losses, optimizers
 from ganspect.models.detector import Detector
 from ganspect.models.devices import share
+from ganspect.models.precision import full
 
 STAGES = (16, 8, 4, 3, 2, 1)  # [code] filters of G's six blocks in units of the width; E and D have 1, 2, 3, 4, 8, 16
 POOLED = 5  # [code] of the six blocks of E and D, all but the last end in 2x2 average pooling
@@ -224,8 +225,8 @@ class CBiGAN(Detector):
         def critic_losses(x, z, epsilon):
             codes = self.encoder(x, training=True)
             fakes = self.generator(z, training=True)
-            real = ops.mean(self.discriminator([x, codes], training=True)[0])
-            fake = ops.mean(self.discriminator([fakes, z], training=True)[0])
+            real = ops.mean(full(self.discriminator([x, codes], training=True)[0]))
+            fake = ops.mean(full(self.discriminator([fakes, z], training=True)[0]))
             wide = epsilon[:, :, None, None]  # [B, 1, 1, 1]
             start, end = (codes, z) if c.penalty_pairing == "joint" else (z, codes)
             slopes = self.input_gradient(
@@ -246,8 +247,8 @@ class CBiGAN(Detector):
             fakes = self.generator(z, training=True)
             l_r = losses.summed_absolute_error(x, self.generator(codes, training=True))
             l_z = losses.summed_absolute_error(z, self.encoder(fakes, training=True))
-            real = ops.mean(self.discriminator([x, codes], training=True)[0])
-            fake = ops.mean(self.discriminator([fakes, z], training=True)[0])
+            real = ops.mean(full(self.discriminator([x, codes], training=True)[0]))
+            fake = ops.mean(full(self.discriminator([fakes, z], training=True)[0]))
             return {
                 "eg_loss": (1 - c.alpha) * (real - fake) + c.alpha * (l_r + l_z),
                 "reconstruction_l1": l_r,

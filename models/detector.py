@@ -8,8 +8,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from ganspect.models.convolutions import fast, install
 from ganspect.models.devices import over_devices, own_rows, replicas
 from ganspect.models.fixed_order import fixed_order, turn_off_rewriting
+from ganspect.models.precision import FULL, computing_in
 
 
 class Detector(keras.Model):
@@ -31,6 +33,7 @@ class Detector(keras.Model):
         optimizers: `{name: keras optimiser}`, set by `finish_compile`.
         tiling: `{"context": c, "alignment": a, "exact": bool}` of a method that sees an image of any size: a pixel's
             anomaly depends on pixels at most c away, in tiles that begin at multiples of a; not quite where not exact.
+        precision: of the arithmetic in `step`, see `models.precision`; set before the first step.
         phase: which part of its schedule `step` trains, read when a step is compiled; None: all steps are alike.
     """
 
@@ -42,6 +45,7 @@ class Detector(keras.Model):
     map_names: tuple[str, ...] | None = None
     panel_maps: tuple[str | None, str | None] = (None, None)
     phase: str | None = None
+    precision: str = FULL
     tiling: dict | None = None
 
     # A method defines:
@@ -133,6 +137,7 @@ class Detector(keras.Model):
         super().compile(optimizer=None, jit_compile=False)
         if _backend() == "tensorflow":
             turn_off_rewriting()
+            install(self)
         self.optimizers = {name: optimizer for name, (optimizer, _) in optimizers.items()}
         for optimizer, networks in optimizers.values():
             optimizer.build([v for network in networks for v in network.trainable_variables])
@@ -151,10 +156,15 @@ class Detector(keras.Model):
 
     def train_step(self, data):
         """One step under `model.fit` (TensorFlow); returns the running means of the epoch, of its phase's losses."""
-        losses = over_devices(self.step(data))
+        losses = over_devices(self.one_step(data))
         for name, value in losses.items():
             self.loss_trackers[name].update_state(value)
         return {name: tracker.result() for name, tracker in self.loss_trackers.items() if name in losses}
+
+    def one_step(self, batch):
+        """`step` in the arithmetic of `precision`; what both training loops trace."""
+        with computing_in(self, self.precision):
+            return self.step(batch)
 
     def minimise(self, losses_fn, updates):
         """One forward pass, one optimiser update per loss; every gradient is taken before any update is applied.
@@ -287,7 +297,8 @@ def _gradients(losses_fn, trained, state):
         with tf.GradientTape(persistent=len(trained) > 1, watch_accessed_variables=False) as tape:
             for v in every:
                 tape.watch(v.value)
-            losses = losses_fn()
+            with fast():
+                losses = losses_fn()
             minimised = losses if count == 1 else {k: losses[k] / count for k in trained}
         with fixed_order():
             return {k: tape.gradient(minimised[k], [v.value for v in vs]) for k, vs in trained.items()}, losses

@@ -33,10 +33,12 @@ def own_rows(values):
 
 def over_devices(values):
     """Mean over the devices of a nest of tensors, each device's own; can be differentiated."""
+    context = _context()
+    if not context:
+        return values
     import tensorflow as tf
 
-    context = _context()
-    return context.all_reduce(tf.distribute.ReduceOp.MEAN, values) if context else values
+    return context.all_reduce(tf.distribute.ReduceOp.MEAN, values)
 
 
 @contextlib.contextmanager

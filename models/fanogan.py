@@ -36,6 +36,7 @@ from keras import layers, ops
 from ganspect.models import losses, maps, optimizers
 from ganspect.models.detector import Detector
 from ganspect.models.devices import share
+from ganspect.models.precision import full
 
 PHASES = ("gan", "encoder")
 SCORES = ("anomaly", "residual")
@@ -243,8 +244,8 @@ class FAnoGAN(Detector):
 
         def critic_losses(x, z, epsilon):
             fakes = self.generator(z, training=True)
-            real = ops.mean(self.discriminator(x, training=True)[0])
-            fake = ops.mean(self.discriminator(fakes, training=True)[0])
+            real = ops.mean(full(self.discriminator(x, training=True)[0]))
+            fake = ops.mean(full(self.discriminator(fakes, training=True)[0]))
             wide = epsilon[:, :, None, None]  # [B, 1, 1, 1]
             between = wide * fakes + (1 - wide) * x
             slopes = self.input_gradient(lambda y: self.discriminator(y, training=True)[0], between)
@@ -253,7 +254,7 @@ class FAnoGAN(Detector):
             return {"d_loss": total, "penalty": penalty, "d_real": real, "d_fake": fake}
 
         def generator_loss(z):
-            return {"g_loss": -ops.mean(self.discriminator(self.generator(z, training=True), training=True)[0])}
+            return {"g_loss": -ops.mean(full(self.discriminator(self.generator(z, training=True), training=True)[0]))}
 
         def encoder_losses(x):
             rebuilt = self.generator(self.encoder(x, training=True), training=False)

@@ -11,6 +11,7 @@ from keras import layers, ops
 
 from ganspect.models import maps
 from ganspect.models.detector import Detector
+from ganspect.models.precision import full
 
 LEVELS = (1, 2, 4, 8, 8, 8)  # of the encoder's filters, in widths
 SMALLEST = 2 ** (len(LEVELS) - 1)  # pixels: images are multiples of it
@@ -81,7 +82,7 @@ class SegmentingDetector(Detector):
     def probabilities(self, reconstructions, images, training=False):
         """The U-Net's A: float `[B, H, W, 1]` in [0, 1], the probability that a pixel is anomalous."""
         logits = self.segmentation(ops.concatenate([reconstructions, images], axis=-1), training=training)
-        return ops.softmax(logits, axis=-1)[..., 1:]
+        return ops.softmax(full(logits), axis=-1)[..., 1:]
 
     def pixel_scores(self, images):
         """What the scores of images are made of.

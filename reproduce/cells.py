@@ -24,6 +24,7 @@ class Method:
         settings: what makes this method of the config's class, `{field: value}` or `Subject -> {field: value}` (which
             then takes the place of the subject's own settings); no departures.
         beside: a method that the paper prints and that ours stands beside, though its networks are others.
+        also: a printed method that this is as well, in another reading of its source: compared, no limit named.
         tables: the tables it belongs to; all of the category's where empty.
         unasked: whether it runs where neither it nor one of its `tables` is asked for; those of all tables always do.
         subjects: the `(dataset, category)` it runs on; all of the paper's where empty.
@@ -44,6 +45,7 @@ class Method:
     score_fields: tuple[str, ...]
     settings: dict | Callable = field(default_factory=dict)
     beside: str = ""
+    also: str = ""
     tables: tuple[str, ...] = ()
     unasked: bool = False
     subjects: tuple[tuple[str, str], ...] = ()

@@ -21,6 +21,8 @@ PAPERS = {
 }
 PRELOAD = "ganspect.reproduce.preload"
 DONE, UNUSABLE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 130
+PRECISIONS = ("float32", "bfloat16")  # as of models.precision, which needs Keras
+PRECISION_HELP = "arithmetic of the training steps, for GPUs; scores are always float32"
 
 
 def main(arguments=None):
@@ -70,6 +72,11 @@ def add_reproduce(commands):
     command.add_argument(
         "--devices", default="1", metavar="N|cpu:N", help="GPUs to divide each training's batches between"
     )
+    command.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help=PRECISION_HELP)
+    command.add_argument(
+        "--checkpoint-every", type=int, default=1, metavar="N", help="epochs from checkpoint to checkpoint; default: 1"
+    )
+    command.add_argument("--curve", type=int, metavar="N", help="how often to score the test set while training")
     command.add_argument("--plan", action="store_true", help="print the cells, time, disk and memory, and stop")
     command.set_defaults(run=reproduce)
 
@@ -137,8 +144,11 @@ def reproduce(options):
     from ganspect.training.grid import start_server
 
     console = _console()
-    if options.jobs < 1:
-        return _refuse("--jobs takes 1 or more")
+    for name in ("jobs", "checkpoint_every"):
+        if getattr(options, name) < 1:
+            return _refuse(f"--{name.replace('_', '-')} takes 1 or more")
+    if options.curve is not None and options.curve < 0:
+        return _refuse("--curve takes 0 or more")
     if problem := _ray_problem(options):
         return _refuse(problem)
     try:

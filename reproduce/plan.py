@@ -76,7 +76,10 @@ def cells_of(papers, profile, found, options):
             chosen[paper] = []
             continue
         overrides = asked.pop("set")
-        chosen[paper] = expand(paper, profile, found, seeds=options.seeds, overrides=overrides, **asked)
+        cells = expand(paper, profile, found, seeds=options.seeds, overrides=overrides, **asked)
+        if options.curve is not None:
+            cells = [dataclasses.replace(c, profile=dataclasses.replace(c.profile, curve=options.curve)) for c in cells]
+        chosen[paper] = cells
     return chosen
 
 

@@ -75,9 +75,11 @@ TABLES = {
         "anogan_ganomaly",
         (AUROC, ACCURACY),
         (
+            ("casting", "GANomaly as in the notebook", ("figures",) * 2),
+            ("casting", "GANomaly as in the notebook (full test set)", ("figures",) * 2),
             ("casting", "GANomaly", ("figures",) * 2),
-            ("casting", "AnoGAN", ("figures",) * 2),
             ("casting", "GANomaly (full test set)", ("figures",) * 2),
+            ("casting", "AnoGAN", ("figures",) * 2),
             ("casting", "GANomaly, G_E twice", ("figures",) * 2),
             ("casting", "GANomaly, residual alone", ("figures",) * 2),
             ("casting", "GANomaly, grayscale", ("colour",) * 2),

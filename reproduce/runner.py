@@ -1,6 +1,7 @@
 """Runs one cell of a paper: trains, scores, stores; and checks the data of many before anything is trained."""
 
 import dataclasses
+import math
 import time
 
 import numpy as np
@@ -9,6 +10,7 @@ from ganspect.data import arrays as data_arrays
 from ganspect.data import check, regions, samples
 from ganspect.data.patches import at_hand, stack_images
 from ganspect.evaluation import health, thresholds
+from ganspect.models.precision import FULL
 from ganspect.reproduce import figures, gallery, milestones, scoring, shared
 from ganspect.reproduce.tables import METRICS
 from ganspect.training import callbacks as training_callbacks
@@ -60,7 +62,8 @@ def run_cell(paper, cell, path, run, channel, options, title):
         path: of the category's data.
         run: `training.run.Run`.
         channel: `training.grid.Channel`.
-        options: with `force`, `only_failed`, `rescore`, `no_export`, `threads`, `devices`.
+        options: with `force`, `only_failed`, `rescore`, `no_export`, `threads`, `devices`, `precision`,
+            `checkpoint_every`.
         title: of its lines.
 
     Returns:
@@ -90,8 +93,10 @@ def run_cell(paper, cell, path, run, channel, options, title):
         "curve_stride": cell.profile.curve_stride,
         **{name: value for name, value in _shares(cell.profile).items() if value},
         "data": arrays.fingerprint,
+        **({"precision": options.precision} if options.precision != FULL else {}),
     }
     manifest = make_manifest(config.seed, arrays.fingerprint, options.threads, keras.backend.backend(), options.devices)
+    manifest |= {"precision": options.precision} if options.precision != FULL else {}
     defaults = {f.name: f.default for f in dataclasses.fields(config)}
     origin = None if options.force else shared.copy_finished(paper, cell, run, stored, defaults)
     status = run.status
@@ -116,6 +121,7 @@ def run_cell(paper, cell, path, run, channel, options, title):
         channel.say(f"{title}: {line}")
     with options.devices.scope():
         detector = method.build(config)
+        detector.precision = options.precision
         detector.compile()
     kept, held_out = data_arrays.split_held_out(arrays)
     held_out = held_out if len(held_out) else kept
@@ -126,10 +132,15 @@ def run_cell(paper, cell, path, run, channel, options, title):
         note = f"thresholds from {len(normals)} of {len(held_out)} held-out normals"
         arrays = dataclasses.replace(arrays, notes=(*arrays.notes, note))
     chosen = kept if cell.protocol == "both" else np.arange(len(arrays.train))
-    facts = {"train_images": len(chosen), "source_shape": data_arrays.smallest_image(path, *_key(cell))}
+    facts = {
+        "parameters": sum(math.prod(v.shape) for v in detector.trainable_variables),
+        "train_images": len(chosen),
+        "source_shape": data_arrays.smallest_image(path, *_key(cell), size),
+    }
     held_out = training_images(method, arrays, thinned(held_out, cell.profile.normals))
     measurements = Measurements(paper, cell, detector, arrays, normals, held_out, facts, run)
-    train(method, detector, training_images(method, arrays, chosen), measurements, run, channel, title, options.devices)
+    images = training_images(method, arrays, chosen)
+    train(method, detector, images, measurements, run, channel, title, options.devices, options.checkpoint_every)
     shown = thinned(chosen, cell.profile.train) if cell.profile.train else ()
     score(paper, detector, arrays, measurements, shown, run, channel, title, not options.no_export)
     return "finished"
@@ -156,8 +167,11 @@ def _shares(profile):
     return {"drawn": list(profile.drawn), "normals": profile.normals}
 
 
-def train(method, detector, images, measurements, run, channel, title, devices):
-    """Trains from the last checkpoint, if there is one, to the end of the schedule, on these `Devices`."""
+def train(method, detector, images, measurements, run, channel, title, devices, every=1):
+    """Trains from the last checkpoint, if there is one, to the end of the schedule, on these `Devices`.
+
+    A checkpoint is written after every so many epochs, and after the last.
+    """
     config = detector.config
     stack, sizes = stack_images(images)
     sampler = method.sampler(config, sizes)
@@ -166,7 +180,7 @@ def train(method, detector, images, measurements, run, channel, title, devices):
         channel.say(f"{title}: continues after {start} of {config.epochs}")
     run.set_status("running", epoch=start.epoch, epochs=config.epochs)
     measurements.start(start.epoch, sampler.steps)
-    recorder = training_callbacks.Recorder(run, start.epoch, sampler.steps, measurements)
+    recorder = training_callbacks.Recorder(run, start.epoch, sampler.steps, measurements, every)
     best = run.path / "checkpoints" / "best.npz"
     early = training_callbacks.EarlyStop(recorder, best) if getattr(config, "early_stopping", False) else None
     rates = training_callbacks.RateSchedule(recorder) if hasattr(detector, "rates") else None

@@ -25,7 +25,9 @@ COLUMNS = (
 KEYS = ("table", "method", "epochs", "dataset", "category", "metric")
 SHARES = ("pixel_aupr", "image_ap")  # judged by relative difference, as losses are
 BOUNDS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}  # of a printed relation
-EXTRA = ("image_f1_max", "pixel_aupro_0.30", "pixel_aupimo", "pixel_f1_max")  # that none of the papers prints
+COSTS = ("training_seconds", "parameters")  # of a run, in no protocol
+# That none of the papers prints.
+EXTRA = ("image_f1_max", "pixel_aupro_0.30", "pixel_aupimo", "pixel_f1_max", *COSTS)
 METRICS = (
     *("image_auroc", "image_ap", "image_f1_max", "image_accuracy_oracle"),
     *("image_balanced_accuracy_oracle", "image_balanced_accuracy"),
@@ -142,7 +144,7 @@ def verdict(row, printed, limits):
     Returns:
         Text, empty for seconds and where nothing is printed.
     """
-    if row["value"] is None or row["metric"].startswith("seconds"):
+    if row["value"] is None or row["metric"].startswith("seconds") or row["metric"] in COSTS:
         return ""
     if limits.texts():
         return ", ".join(limits.texts())
@@ -192,8 +194,11 @@ def _printed(paper):
     """`{key: printed line}` with keys as of `_key`, also by the labels and the data that stand beside printed ones."""
     lines, ours = {}, paper.METHODS.values()
     for line in published(paper.NAME):
-        besides = (_headline(paper, method) for method in ours if method.beside == line["method"])
-        for label in (line["method"], *besides):
+        besides = (headline(paper, method) for method in ours if method.beside == line["method"])
+        again = (
+            label for method in ours for label, printed in _also(paper, method).items() if printed == line["method"]
+        )
+        for label in (line["method"], *besides, *again):
             lines[_key(line | {"method": label})] = line
         if getattr(paper, "PRIVATE", {}).get(line["table"]) == (line["dataset"], line["category"]):
             for subject in (*paper.SUBJECTS, *paper.SYNTHETIC):
@@ -206,7 +211,7 @@ def _rows(paper, method, subject, protocol, by_seed, printed):
     ours, first = paper.METHODS[method], next(iter(by_seed.values()))
     views = milestones.views(paper, ours, subject, first.config)
     rows = [row for view in views for row in _view_rows(paper, ours, subject, protocol, by_seed, view, printed)]
-    return rows + ([_seconds(paper, ours, subject, by_seed, views[0])] if protocol == "paper" else [])
+    return rows + (_costs(paper, ours, subject, by_seed, views[0]) if protocol == "paper" else [])
 
 
 def _view_rows(paper, ours, subject, protocol, by_seed, view, printed):
@@ -300,7 +305,7 @@ def _suffixes(scores, metrics):
     return {chosen: scores[default]} | {name: scores[name] for name in others if name != chosen}
 
 
-def _headline(paper, method):
+def headline(paper, method):
     """The label of a method's first score."""
     return method.label + next(iter(method.of(paper, "scores").values()))
 
@@ -332,20 +337,38 @@ def _hardware(manifest):
     parts = [manifest["hardware"]]
     parts += [f"{manifest['threads']} threads"] if manifest["threads"] else []
     parts += [f"{manifest['devices']} devices"] if manifest.get("devices", "1") != "1" else []
+    parts += [f"training steps in {manifest['precision']}"] if manifest.get("precision") else []
     return ", ".join(parts)
 
 
-def _seconds(paper, method, subject, by_seed, view):
-    """The row of seconds per image, the mean over seeds."""
-    metric, run = "seconds_per_image", next(iter(by_seed.values()))
-    values = {seed: run.metrics[metric] for seed, run in by_seed.items()}
-    common, _ = _common(paper, subject, "paper", run, run.metrics, _changes(method, subject, run, view), view)
+def _costs(paper, method, subject, by_seed, view):
+    """Rows of seconds per image, of the training's seconds and of the number of weights: means over seeds."""
+    run = next(iter(by_seed.values()))
     size = "x".join(map(str, run.metrics["image_shape"][1::-1]))
     stride = run.config.get("map_stride")
     stride = f", map at stride {stride}" if stride else ""
+    stored = {
+        "seconds_per_image": (
+            lambda run: run.metrics["seconds_per_image"],
+            f"{size} image{stride}; median over the test images",
+        ),
+        "training_seconds": (lambda run: run.status.get("training_seconds"), "scoring and pictures left out"),
+        "parameters": (lambda run: run.metrics.get("parameters"), "trained weights of all networks"),
+    }
+    found = []
+    for metric, (of, note) in stored.items():
+        values = {seed: of(run) for seed, run in by_seed.items()}
+        if None not in values.values():
+            found.append(_cost(paper, method, subject, metric, values, note, run, view))
+    return found
+
+
+def _cost(paper, method, subject, metric, values, note, run, view):
+    """One row of `_costs`."""
+    common, _ = _common(paper, subject, "paper", run, run.metrics, _changes(method, subject, run, view), view)
     row = {**common, "table": _table(paper, view.tables, metric), "method": method.label, "metric": metric}
     row |= {"value": sum(values.values()) / len(values), "low": None, "high": None, "seeds": len(values), "verdict": ""}
-    row["note"] = _texts(f"{size} image{stride}; median over the test images", _beyond(paper, metric))
+    row["note"] = _texts(note, _beyond(paper, metric))
     return Found(row, Limits(), values, (0, 0))
 
 
@@ -499,8 +522,14 @@ def _labels(paper, table):
     """Every label in a table's order: printed ones, each followed by those beside it, then the rest of ours."""
     labels = []
     for name in dict.fromkeys(line["method"] for line in published(paper.NAME) if line["table"] == table):
-        labels += [name, *(_headline(paper, m) for m in paper.METHODS.values() if m.beside == name)]
+        labels += [name, *(headline(paper, m) for m in paper.METHODS.values() if m.beside == name)]
+        labels += [label for m in paper.METHODS.values() for label, also in _also(paper, m).items() if also == name]
     return labels + [m.label + suffix for m in paper.METHODS.values() for suffix in m.of(paper, "scores").values()]
+
+
+def _also(paper, method):
+    """`{label of ours: printed method}` of every score of a method that is a printed one as well."""
+    return {method.label + s: method.also + s for s in method.of(paper, "scores").values()} if method.also else {}
 
 
 def _ranks(names):
@@ -579,4 +608,8 @@ def show(value, metric):
         return "undefined"
     if metric.endswith("_loss"):
         return f"{value:.3g}"
+    if metric == "training_seconds":
+        return f"{value / 60:.1f} min"
+    if metric == "parameters":
+        return f"{value / 1e6:.2f} M"
     return f"{value:.2f} s" if metric.startswith("seconds") else f"{value:.3f}"

@@ -26,7 +26,7 @@ class Order:
         path: of the category's data.
         runs: the runs folder.
         title: of its lines.
-        force, only_failed, rescore, no_export, threads, devices: of the command.
+        force, only_failed, rescore, no_export, threads, devices, precision, checkpoint_every: of the command.
     """
 
     paper: str
@@ -40,6 +40,8 @@ class Order:
     no_export: bool = False
     threads: int | None = None
     devices: Devices = ONE
+    precision: str = "float32"
+    checkpoint_every: int = 1
 
     @property
     def run(self):
@@ -50,9 +52,7 @@ class Order:
 def order(paper, cell, path, runs, title, options):
     """The `Order` of a cell under the options of a command; paths are made absolute."""
     bare = dataclasses.replace(cell, profile=dataclasses.replace(cell.profile, settings={}))
-    flags = {
-        name: getattr(options, name) for name in ("force", "only_failed", "rescore", "no_export", "threads", "devices")
-    }
+    flags = {f.name: getattr(options, f.name) for f in dataclasses.fields(Order) if hasattr(options, f.name)}
     return Order(paper.__name__, bare, Path(path).resolve(), Path(runs).resolve(), title, **flags)
 
 

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import ops
 from skimage.metrics import structural_similarity
 
@@ -25,6 +26,38 @@ def test_structural_similarity_is_scikit_images():
     assert 0.3 < expected < 0.9
     assert float(losses.structural_similarity(images, others)) == pytest.approx(expected, abs=1e-5)
     assert float(losses.structural_similarity(images, images)) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_structural_similarity_on_accelerators(monkeypatch):
+    """There products of matrices keep 10 bits of their factors: none may be in the loss that feeds the gradients."""
+    rng = np.random.default_rng(1)
+    images = rng.random((2, 24, 32, 3)).astype("float32")
+    others = np.clip(images + rng.normal(0, 0.05, images.shape), 0, 1).astype("float32")
+
+    def gradient():
+        """The loss, its gradient and the kinds of operations that they are made of."""
+
+        @tf.function
+        def graph(x):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                value = losses.structural_similarity(images, x)
+            return value, tape.gradient(value, x)
+
+        kinds = {op.type for op in graph.get_concrete_function(others).graph.get_operations()}
+        return *(np.asarray(found) for found in graph(tf.constant(others))), kinds & {
+            "Einsum",
+            "MatMul",
+            "BatchMatMulV2",
+        }
+
+    value, slope, products = gradient()
+    assert products
+    monkeypatch.setattr(losses, "products_are_exact", lambda: False)
+    again, same, products = gradient()
+    assert not products
+    assert again == pytest.approx(value, abs=1e-6)
+    np.testing.assert_allclose(same, slope, atol=1e-5 * np.abs(slope).max())
 
 
 def test_focal_loss_by_hand():

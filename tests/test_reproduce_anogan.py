@@ -49,7 +49,7 @@ def test_quick_trains_ganomaly_in_full_on_casting_and_says_what_it_reduces():
     full = paper.METHODS["ganomaly"].config(**quick["ganomaly"].settings)
     assert sum(cells.departures(paper.METHODS["ganomaly"], CASTING, asdict(full)), []) == []
     assert quick["anogan"].profile.drawn == (100, 100)
-    assert {c.method for c in chosen("quick")} == {"anogan", "ganomaly"}
+    assert {c.method for c in chosen("quick")} == {"anogan", "ganomaly", "ganomaly-notebook"}
     config = asdict(AnoGANConfig(**quick["anogan"].settings))
     assert paper.METHODS["anogan"].schedule_share(config) == pytest.approx(config["epochs"] / 100)
     small = asdict(AnoGANConfig(**chosen("quick", (SYNTHETIC_CLOUD,), methods=["anogan"])[0].settings))
@@ -202,7 +202,7 @@ def test_packs_train_and_score_on_jax_without_tensorflow(tmp_path, without_tenso
     done = subprocess.run(line, env=without_tensorflow, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     found = plan.every_cell(paper, tmp_path / "runs")
-    assert {cell.method for cell in found} == {"anogan", "ganomaly"}
+    assert {cell.method for cell in found} == {"anogan", "ganomaly", "ganomaly-notebook"}
     for cell in found:
         run = Run(cell.folder(tmp_path / "runs"))
         assert run.manifest["backend"] == "jax" and run.metrics["image_shape"] == [32, 32, 1]

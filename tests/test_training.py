@@ -1,7 +1,12 @@
 """Training: atomic files, checkpoints, divergence, early stopping; test_contract.py resumes every method."""
 
 import dataclasses
+import io
+import shutil
 import signal
+import subprocess
+import tarfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -10,6 +15,7 @@ from tiny_methods import TINY
 
 from ganspect.data.patches import stack_images
 from ganspect.models.fcbigan import FCBiGAN
+from ganspect.training import run as run_module
 from ganspect.training.callbacks import Diverged, EarlyStop, Recorder, StopOnSignal
 from ganspect.training.checkpoint import CheckpointError, Position, load_state, position_of, save_state
 from ganspect.training.files import atomic_write, read_json, write_json
@@ -24,13 +30,13 @@ def numbers(variables):
 QUICK = TINY["anogan"]  # compiles fastest; three steps an epoch
 
 
-def trained(tiny, images, run, epochs, resume=False, callbacks=()):
+def trained(tiny, images, run, epochs, resume=False, callbacks=(), every=1):
     """A detector trained to `epochs`, from the run's checkpoint if `resume`; built anew, as a new process would."""
     detector = tiny.build()
     stack, sizes = stack_images(tiny.photographs(images))
     sampler = tiny.sampler(sizes, detector.config)
     start = load_state(run.checkpoint, detector.state) if resume else Position()
-    fit(detector, stack, sampler, epochs, start, [Recorder(run, start.epoch, sampler.steps), *callbacks])
+    fit(detector, stack, sampler, epochs, start, [Recorder(run, start.epoch, sampler.steps, every=every), *callbacks])
     return detector
 
 
@@ -45,6 +51,29 @@ def test_resume_restores_optimiser_slots_and_seeds(textures, tmp_path):
             np.testing.assert_array_equal(a, b)
     seeds = [v for v in fresh.state if "seed_generator_state" in v.path]
     assert len(seeds) == 13 and all(keras.ops.convert_to_numpy(s)[1] > 0 for s in seeds)  # every one was drawn from
+
+
+def test_checkpoints_every_few_epochs_resume_to_the_same(textures, tmp_path):
+    """Every second epoch and the last have one; killed after the third, a training goes on from the second."""
+
+    class Killed(Exception):
+        pass
+
+    class Kill(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 2:
+                raise Killed
+
+    whole, parts = Run(tmp_path / "whole"), Run(tmp_path / "parts")
+    expected = trained(QUICK, textures, whole, 5, every=2)
+    assert position_of(whole.checkpoint) == (5, 0)
+    with pytest.raises(Killed):
+        trained(QUICK, textures, parts, 5, callbacks=[Kill()], every=2)
+    assert position_of(parts.checkpoint) == (2, 0) and len(parts.read_table("history.csv")) == 3
+    found = trained(QUICK, textures, parts, 5, resume=True, every=2)
+    for a, b in zip(numbers(expected.state), numbers(found.state), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert [row["epoch"] for row in parts.read_table("history.csv")] == list("12345")
 
 
 # In the second epoch; in the first; behind the last batch of one.
@@ -183,3 +212,19 @@ def test_a_table_has_the_columns_of_all_its_rows(tmp_path):
     assert (tmp_path / "t.csv").read_text() == "epoch,g_loss,e_loss\n1,0.5,\n2,0.0,0.25\n"
     with pytest.raises(ValueError, match="not in fieldnames"):
         write_csv(tmp_path / "t.csv", [{"epoch": 1, "other": 2}], ["epoch"])
+
+
+def test_an_archive_of_a_commit_knows_it(tmp_path):
+    """`git archive` writes the commit into training/commit.txt; a checkout's own file is a placeholder."""
+    root = Path(run_module.__file__).parents[1]
+    (tmp_path / "training").mkdir()
+    (tmp_path / ".git").write_text("gitdir: nowhere")  # no checkout, wherever the temporary folder lies
+    assert run_module.git_state(tmp_path / "training") == (None, None)
+    shutil.copy(root / "training" / run_module.STAMP, tmp_path / "training")
+    assert run_module.git_state(tmp_path / "training") == (None, None)
+    archive = subprocess.run(("git", "-C", root, "archive", "HEAD", "training"), capture_output=True, check=False)
+    if archive.returncode:
+        pytest.skip("not a git checkout")
+    tarfile.open(fileobj=io.BytesIO(archive.stdout)).extractall(tmp_path, filter="data")
+    head = subprocess.run(("git", "-C", root, "rev-parse", "HEAD"), capture_output=True, text=True, check=True)
+    assert run_module.git_state(tmp_path / "training") == (head.stdout.strip(), None)

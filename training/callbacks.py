@@ -7,7 +7,7 @@ import time
 
 import keras
 
-from ganspect.training.checkpoint import NotFinite, save_state
+from ganspect.training.checkpoint import NotFinite, position_of, save_state
 from ganspect.training.fit import first_step
 
 
@@ -28,11 +28,13 @@ class Recorder(keras.callbacks.Callback):
         first_epoch: finished epochs of the checkpoint that training starts from.
         steps: optimisation steps in an epoch.
         measure: `epoch -> {name: float}`, further columns measured after each epoch (or None).
+        every: epochs from checkpoint to checkpoint; the last one always has its own.
     """
 
-    def __init__(self, run, first_epoch, steps, measure=None):
+    def __init__(self, run, first_epoch, steps, measure=None, every=1):
         super().__init__()
-        self.run, self.steps, self.measure = run, steps, measure
+        self.run, self.steps, self.measure, self.every = run, steps, measure, every
+        self.saved = first_epoch
         self.rows = [row for row in run.read_table("history.csv") if int(row["epoch"]) <= first_epoch]
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -42,21 +44,32 @@ class Recorder(keras.callbacks.Callback):
         losses = {name: float(value) for name, value in sorted(logs.items())}
         bad = [name for name, value in losses.items() if not math.isfinite(value)]
         if bad:
-            raise Diverged(f"{', '.join(bad)} not finite in epoch {epoch + 1}; {self.kept(epoch)}")
+            raise Diverged(f"{', '.join(bad)} not finite in epoch {epoch + 1}; {self.kept()}")
         seconds = time.perf_counter() - self.started
         row = {"epoch": epoch + 1, "step": (epoch + 1) * self.steps, **losses}
         row |= self.measure(epoch + 1) if self.measure else {}
         self.rows.append({**row, "seconds": round(seconds, 2)})
         self.run.write_table("history.csv", self.rows)
-        try:
-            save_state(self.run.checkpoint, self.model.state, epoch + 1)
-        except NotFinite as error:
-            raise Diverged(f"{error} after epoch {epoch + 1}; {self.kept(epoch)}") from None
-        self.run.set_status("running", epoch=epoch + 1)
+        if (epoch + 1) % self.every == 0 or epoch + 1 == self.params["epochs"]:
+            self.save(epoch + 1)
 
-    def kept(self, epoch):
+    def save(self, epoch):
+        """Writes the checkpoint of an epoch that has ended."""
+        try:
+            save_state(self.run.checkpoint, self.model.state, epoch)
+        except NotFinite as error:
+            raise Diverged(f"{error} after epoch {epoch}; {self.kept()}") from None
+        self.saved = epoch
+        self.run.set_status("running", epoch=epoch)
+
+    def on_train_end(self, logs=None):
+        if self.rows and self.saved < int(self.rows[-1]["epoch"]):  # stopped early, between two checkpoints
+            self.save(int(self.rows[-1]["epoch"]))
+
+    def kept(self):
         """What is left to go on from."""
-        return f"the checkpoint of epoch {epoch} is kept" if self.run.checkpoint.exists() else "there is no checkpoint"
+        kept = self.run.checkpoint.exists()
+        return f"the checkpoint of epoch {self.saved} is kept" if kept else "there is no checkpoint"
 
 
 class RateSchedule(keras.callbacks.Callback):
@@ -151,7 +164,9 @@ class StopOnSignal(keras.callbacks.Callback):
             self.leave(step)
 
     def on_epoch_end(self, epoch, logs=None):
-        if self.received:  # the epoch's own checkpoint is written
+        if self.received:
+            if position_of(self.checkpoint) != (epoch + 1, 0):  # the epoch has none of its own
+                save_state(self.checkpoint, self.model.state, epoch + 1)
             self.leave()
 
     def leave(self, step=None):

@@ -127,7 +127,7 @@ def _fit_jax(model, stack, sampler, epochs, start, callbacks, devices):
             row = dict(row)
             drawn_from = row.pop("stack", images)
             with keras.StatelessScope(state_mapping=list(zip(model.state, values, strict=True))) as scope:
-                losses = model.step(model.prepare(sampler.batch(drawn_from, row)))
+                losses = model.one_step(model.prepare(sampler.batch(drawn_from, row)))
             return [scope.get_current_value(v) for v in model.state], losses
 
         everywhere = {"out_shardings": jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())} if mesh else {}

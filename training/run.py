@@ -24,6 +24,7 @@ from ganspect.training.files import atomic_write, read_json, write_json
 
 PACKAGES = ("ganspect", "tensorflow", "keras", "jax", "numpy", "scipy", "scikit-image", "pillow")
 
+STAMP = "commit.txt"  # beside this file; `git archive` writes the commit into it
 OVER = ("trained", "finished")
 SESSION = ("date", "commit", "dirty", "threads", "devices", "backend", "hardware")  # of the manifest, for each process
 ABSENT = {"devices": "1"}  # what a session is that does not say
@@ -164,7 +165,7 @@ def write_csv(path, rows, columns=None):
 
 
 def git_state(folder):
-    """Commit and whether the checkout differs from it, or `(None, None)` outside a checkout."""
+    """Commit and whether the checkout differs from it; of an archive of a commit the commit alone, else neither."""
 
     def git(*arguments):
         done = subprocess.run(("git", "-C", str(folder), *arguments), capture_output=True, text=True, timeout=30)
@@ -173,7 +174,10 @@ def git_state(folder):
     try:
         commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
     except (OSError, subprocess.TimeoutExpired):
-        return None, None
+        commit = changes = None
+    if commit is None and (folder / STAMP).exists():
+        stamp = (folder / STAMP).read_text(encoding="utf-8").strip()
+        return (None if stamp.startswith("$") else stamp), None
     return commit, None if changes is None else bool(changes)
 
 

@@ -1,0 +1,384 @@
+"""Gradients of convolutions on TensorFlow on a CPU: TensorFlow's own sums in forms that its kernels are fast at.
+
+Its forward convolution comes near the peak of a processor; its gradients, and so its transposed convolution, often stay
+far below. With y = x * w, images x `[B, H, W, I]`, kernels w `[k, l, I, O]`, y `[B, h, w, O]`, stride s:
+    dL/dx, s = 1: a convolution of dL/dy with the kernel turned by 180 degrees                 -> `_turned`
+    dL/dx, s = 2: pixels of either parity see every other row and column of the kernel: one
+        convolution with a kernel of half the side makes all four kinds                        -> `_phases`
+    dL/dw: for each place of the kernel a matrix product of all pixels                         -> `_windows`, `_rows`
+    a kernel as large as the image: matrix products                  -> `_whole_images`, `_whole_kernel`
+    y itself, where x and y have few channels: several pixels of a row as one                  -> `widened`
+All are exact: the sums are the same but for their order, so results differ by rounding alone. Each of the three
+functions y(x, w), dL/dx(dL/dy, w), dL/dw(x, dL/dy) is linear in both arguments and its gradients are the other two,
+which is how they are registered (`Convolution`): gradients of gradients (WGAN-GP) take the same forms.
+
+Which form a shape takes is measured (`benchmarks/convolutions.py`); where none is faster, TensorFlow's is used. Only
+inside `fast()`, which `Detector.minimise` enters, and only in float32 on a CPU: elsewhere, on JAX, in saved and in
+exported models layers are what they were.
+"""
+
+import contextlib
+import functools
+import threading
+
+import keras
+import numpy as np
+from keras import layers
+
+_state = threading.local()
+
+
+@contextlib.contextmanager
+def fast():
+    """Within, in this thread, the layers that `install` has seen take the forms of this module."""
+    before = getattr(_state, "on", False)
+    _state.on = True
+    try:
+        yield
+    finally:
+        _state.on = before
+
+
+def install(model):
+    """Lets every convolution of a built model look here first; to be called once more after layers are added.
+
+    Nothing is done where TensorFlow sees a GPU, for its kernels there are fast.
+    """
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        return
+    for layer in model._flatten_layers():
+        if type(layer) in (layers.Conv2D, layers.Conv2DTranspose) and "call" not in vars(layer):
+            layer.call = functools.partial(_call, layer, layer.call)
+
+
+def _call(layer, stock, inputs):
+    """`layer.call`, in the form chosen for the shapes at hand; `stock` is the layer's own."""
+    if not getattr(_state, "on", False) or not suits(layer, inputs):
+        return stock(inputs)
+    import tensorflow as tf
+
+    kernel = tf.convert_to_tensor(layer.kernel)
+    stride, padding = layer.strides[0], layer.padding.upper()
+    form = Convolution(stride, padding)
+    if isinstance(layer, layers.Conv2DTranspose):
+        height, width = layer.compute_output_shape(inputs.shape)[1:3]
+        outputs = form.to_images(inputs, kernel, (height, width))
+    elif (block := wide_block(inputs.shape, kernel.shape, stride, padding)) > 1:
+        outputs = widened(inputs, kernel, block)
+    else:
+        outputs = form(inputs, kernel)
+    if layer.use_bias:
+        outputs = outputs + layer.bias
+    return outputs if layer.activation is None else layer.activation(outputs)
+
+
+def suits(layer, inputs):
+    """Whether a call of a layer is one that this module knows: float32, sizes known, no dilation or groups."""
+    return (
+        keras.backend.standardize_dtype(inputs.dtype) == layer.compute_dtype == "float32"
+        and None not in inputs.shape[1:]
+        and layer.data_format == "channels_last"
+        and layer.strides[0] == layer.strides[1]
+        and layer.strides[0] in (1, 2)
+        and tuple(layer.dilation_rate) == (1, 1)
+        and getattr(layer, "groups", 1) == 1
+        and getattr(layer, "output_padding", None) is None
+        and not getattr(layer, "lora_enabled", False)
+    )
+
+
+def widened(images, kernel, block, forms=None):
+    """y for stride 1 and padding "SAME" with few channels: `block` pixels of a row are the channels of one wide pixel.
+
+    Memory is what it was; the kernel becomes a band of itself, `[k, n, block I, block O]` with n = 1 or 3 wide pixels.
+
+    Args:
+        images: `[B, H, W, I]`, W a multiple of block.
+        kernel: `[k, l, I, O]`, k and l odd, l at most 2 block + 1.
+        block: pixels.
+        forms: as of `Convolution`.
+    """
+    import tensorflow as tf
+
+    side, width, inputs, outputs = kernel.shape
+    height, across = images.shape[1:3]
+    reach = 1 if width == 1 else 3  # wide pixels
+    place = np.zeros((width, reach, block, block), kernel.dtype.as_numpy_dtype)  # of the kernel, of inputs, of outputs
+    for offset in range(width):
+        for pixel in range(block):
+            seen = pixel + offset - width // 2 + (reach // 2) * block
+            place[offset, seen // block, seen % block, pixel] = 1
+    wide = tf.linalg.matmul(
+        place.reshape(width, -1), tf.reshape(tf.transpose(kernel, (1, 0, 2, 3)), (width, -1)), transpose_a=True
+    )  # [n block block, k I O]
+    wide = tf.transpose(tf.reshape(wide, (reach, block, block, side, inputs, outputs)), (3, 0, 1, 4, 2, 5))
+    wide = tf.reshape(wide, (side, reach, block * inputs, block * outputs))
+    found = Convolution(1, "SAME", forms)(tf.reshape(images, (-1, height, across // block, block * inputs)), wide)
+    return tf.reshape(found, (-1, height, across, outputs))
+
+
+class Convolution:
+    """y(x, w) and its two gradients, each differentiable by the others as often as one likes.
+
+    Args:
+        stride: 1 or 2, in both directions.
+        padding: "SAME" or "VALID".
+        forms: `(form of dL/dx, form of dL/dw)`, names of `TO_IMAGES` and `TO_KERNEL`; None: as chosen by `chosen`.
+    """
+
+    def __init__(self, stride, padding, forms=None):
+        self.stride, self.padding, self.forms = stride, padding, forms
+
+    def __call__(self, images, kernel):
+        """y: images `[B, H, W, I]`, kernel `[k, l, I, O]` to `[B, h, w, O]`."""
+        import tensorflow as tf
+
+        size = images.shape[1:3]
+
+        @tf.custom_gradient
+        def run(x, w):
+            def gradient(slope):
+                return self.to_images(slope, w, size), self.to_kernel(x, slope, w.shape)
+
+            return tf.nn.conv2d(x, w, self.stride, self.padding), gradient
+
+        return run(images, kernel)
+
+    def to_images(self, slopes, kernel, size):
+        """dL/dx, or a transposed convolution: slopes `[B, h, w, O]`, kernel, size (H, W) to `[B, H, W, I]`."""
+        import tensorflow as tf
+
+        form = self.forms[0] if self.forms else chosen(slopes.shape, kernel.shape, size, self.stride, self.padding)[0]
+
+        @tf.custom_gradient
+        def run(g, w):
+            def gradient(x):
+                return self(x, w), self.to_kernel(x, g, w.shape)
+
+            return TO_IMAGES[form](g, w, size, self.stride, self.padding), gradient
+
+        return run(slopes, kernel)
+
+    def to_kernel(self, images, slopes, shape):
+        """dL/dw: images `[B, H, W, I]`, slopes `[B, h, w, O]`, the kernel's shape to `[k, l, I, O]`."""
+        import tensorflow as tf
+
+        size = images.shape[1:3]
+        form = self.forms[1] if self.forms else chosen(slopes.shape, shape, size, self.stride, self.padding)[1]
+
+        @tf.custom_gradient
+        def run(x, g):
+            def gradient(w):
+                return self.to_images(g, w, size), self(x, w)
+
+            return TO_KERNEL[form](x, g, shape, self.stride, self.padding), gradient
+
+        return run(images, slopes)
+
+
+def chosen(slopes, kernel, size, stride, padding):
+    """The faster forms of both gradients, by shape: names of `TO_IMAGES` and `TO_KERNEL`.
+
+    Args:
+        slopes: shape of dL/dy, `[B, h, w, O]`; an unknown B counts as 1.
+        kernel: `[k, l, I, O]`.
+        size: (H, W) of x.
+        stride, padding: as of `Convolution`.
+    """
+    inputs, outputs = kernel[2:]
+    pixels = (slopes[0] or 1) * slopes[1] * slopes[2]
+    if padding == "VALID" and tuple(kernel[:2]) == tuple(size):
+        return "whole", "whole"
+    if stride == 2:
+        return ("phases", "windows") if inputs >= 16 and pixels >= 1024 else ("stock", "stock")
+    if tuple(kernel[:2]) == (1, 1):
+        return ("turned", "windows") if pixels >= 4096 else ("stock", "stock")
+    images = "turned" if pixels >= 8192 and 8 <= inputs and outputs <= inputs else "stock"
+    if pixels >= 8192:
+        return images, "rows" if inputs >= 16 else "stock"
+    return images, "windows" if inputs * outputs >= 2**16 else "stock"
+
+
+def wide_block(images, kernel, stride, padding):
+    """How many pixels `widened` puts together: 1 where channels are many enough or it cannot be done."""
+    side, width, inputs, outputs = kernel
+    if stride != 1 or padding != "SAME" or side % 2 == 0 or width != 3 or max(inputs, outputs) > 8 or images[2] < 32:
+        return 1
+    return next((n for n in (8, 4, 2) if n * max(inputs, outputs) <= 24 and images[2] % n == 0), 1)
+
+
+def _borders(length, side, stride, padding):
+    """Zeros before and behind the rows, or columns, of an image."""
+    if padding == "VALID":
+        return 0, 0
+    total = max(0, (-(-length // stride) - 1) * stride + side - length)
+    return total // 2, total - total // 2
+
+
+def _stock_images(slopes, kernel, size, stride, padding):
+    """TensorFlow's own dL/dx."""
+    import tensorflow as tf
+
+    shape = (tf.shape(slopes)[0], *size, kernel.shape[2])
+    return tf.nn.conv2d_transpose(slopes, kernel, shape, stride, padding)
+
+
+def _stock_kernel(images, slopes, shape, stride, padding):
+    """TensorFlow's own dL/dw."""
+    import tensorflow as tf
+
+    return tf.raw_ops.Conv2DBackpropFilter(
+        input=images, filter_sizes=shape, out_backprop=slopes, strides=[1, stride, stride, 1], padding=padding
+    )
+
+
+def _turned(slopes, kernel, size, stride, padding):
+    """dL/dx for stride 1: y[i] = sum_k x[i + k - p] w[k], so dx[m] = sum_k dy[m - k + p] w[k]."""
+    import tensorflow as tf
+
+    turned = tf.transpose(kernel[::-1, ::-1] if kernel.shape[:2] != (1, 1) else kernel, (0, 1, 3, 2))
+    around = [(0, 0)]
+    for length, side in zip(size, kernel.shape[:2], strict=True):
+        before, behind = _borders(length, side, 1, padding)
+        around.append((side - 1 - before, side - 1 - behind))
+    if all(a == b == (side - 1) // 2 and side % 2 for (a, b), side in zip(around[1:], kernel.shape[:2], strict=True)):
+        return tf.nn.conv2d(slopes, turned, 1, "SAME")
+    return tf.nn.conv2d(tf.pad(slopes, (*around, (0, 0))), turned, 1, "VALID")
+
+
+def _phases(slopes, kernel, size, stride, padding):
+    """dL/dx for stride 2: y[i] = sum_k x[2i + k - p] w[k], so dx[2n + a - p] = sum_t dy[n - t] w[2t + a].
+
+    All q of an even and an odd kind see the same dy: one convolution makes them as channels, `depth_to_space` and a
+    crop of p put them where they belong. Kernels of odd sides are filled up with zeros.
+    """
+    import tensorflow as tf
+
+    inputs, outputs = kernel.shape[2:]
+    around, crops, halves = [(0, 0)], [], []
+    for length, side, count in zip(size, kernel.shape[:2], slopes.shape[1:3], strict=True):
+        before, _ = _borders(length, side, 2, padding)
+        half = (side + 1) // 2
+        around.append((half - 1, max(0, (length - 1 + before) // 2 - count + 1)))
+        crops.append(slice(before, before + length))
+        halves.append(half)
+    high, wide = halves
+    if kernel.shape[0] % 2 or kernel.shape[1] % 2:
+        kernel = tf.pad(kernel, ((0, kernel.shape[0] % 2), (0, kernel.shape[1] % 2), (0, 0), (0, 0)))
+    kernel = tf.reshape(kernel, (high, 2, wide, 2, inputs, outputs))[::-1, :, ::-1]
+    kernel = tf.reshape(tf.transpose(kernel, (0, 2, 5, 1, 3, 4)), (high, wide, outputs, 4 * inputs))
+    found = tf.nn.conv2d(tf.pad(slopes, (*around, (0, 0))), kernel, 1, "VALID")
+    return tf.nn.depth_to_space(found, 2)[:, crops[0], crops[1]]
+
+
+def _products(slopes, kernel, size, stride, padding):
+    """dL/dx as `_windows` turned round: one product of dL/dy with the kernel, added up at the pixels of each place."""
+    import tensorflow as tf
+
+    side, width, inputs, outputs = kernel.shape
+    high, wide = -(-side // stride), -(-width // stride)
+    if stride == 2:
+        if side % 2 or width % 2:
+            kernel = tf.pad(kernel, ((0, side % 2), (0, width % 2), (0, 0), (0, 0)))
+        kernel = tf.transpose(tf.reshape(kernel, (high, 2, wide, 2, inputs, outputs)), (0, 2, 1, 3, 4, 5))
+    depth = stride * stride * inputs
+    flat = tf.reshape(kernel, (-1, outputs))
+    found = tf.linalg.matmul(tf.reshape(slopes, (-1, outputs)), flat, transpose_b=True)
+    found = tf.reshape(found, (-1, *slopes.shape[1:3], high * wide, depth))
+    total = 0
+    for i in range(high):
+        for j in range(wide):
+            around = ((0, 0), (i, high - 1 - i), (j, wide - 1 - j), (0, 0))
+            total = total + tf.pad(found[:, :, :, i * wide + j], around)
+    if stride == 2:
+        total = tf.nn.depth_to_space(total, 2)
+    starts = [_borders(n, k, stride, padding)[0] for n, k in zip(size, (side, width), strict=True)]
+    behind = [max(0, n + start - m) for n, start, m in zip(size, starts, total.shape[1:3], strict=True)]
+    if any(behind):
+        total = tf.pad(total, ((0, 0), (0, behind[0]), (0, behind[1]), (0, 0)))
+    return total[:, starts[0] : starts[0] + size[0], starts[1] : starts[1] + size[1]]
+
+
+def _windows(images, slopes, shape, stride, padding):
+    """dL/dw: for each place of the kernel the product of the pixels that it sees with dL/dy.
+
+    With stride 2, 2x2 pixels are made channels first, and places are of a kernel of half the side.
+    """
+    import tensorflow as tf
+
+    side, width, inputs, outputs = shape
+    around = [_borders(n, k, stride, padding) for n, k in zip(images.shape[1:3], (side, width), strict=True)]
+    count, across = slopes.shape[1:3]
+    high, wide = side, width
+    if stride == 2:
+        high, wide = (side + 1) // 2, (width + 1) // 2
+        ends = [
+            2 * (n + half - 1) - length - before
+            for n, half, length, (before, _) in zip(
+                (count, across), (high, wide), images.shape[1:3], around, strict=True
+            )
+        ]
+        images = images[:, : images.shape[1] + min(0, ends[0]), : images.shape[2] + min(0, ends[1])]
+        around = [(before, max(0, end)) for (before, _), end in zip(around, ends, strict=True)]
+    if any(map(any, around)):
+        images = tf.pad(images, ((0, 0), *around, (0, 0)))
+    if stride == 2:
+        images = tf.nn.space_to_depth(images, 2)
+    depth = images.shape[3]
+    flat = tf.reshape(slopes, (-1, outputs))
+    seen = [images[:, i : i + count, j : j + across] for i in range(high) for j in range(wide)]
+    found = tf.stack([tf.linalg.matmul(tf.reshape(part, (-1, depth)), flat, transpose_a=True) for part in seen])
+    if stride == 1:
+        return tf.reshape(found, shape)
+    found = tf.transpose(tf.reshape(found, (high, wide, 2, 2, inputs, outputs)), (0, 2, 1, 3, 4, 5))
+    return tf.reshape(found, (2 * high, 2 * wide, inputs, outputs))[:side, :width]
+
+
+def _rows(images, slopes, shape, stride, padding):
+    """dL/dw for stride 1: as `_windows`, over all pixels of padded images in one row, where a place is an offset.
+
+    Slopes that lie on the padding are zero. No window is copied pixel by pixel.
+    """
+    import tensorflow as tf
+
+    side, width, inputs, outputs = shape
+    around = [_borders(n, k, 1, padding) for n, k in zip(images.shape[1:3], (side, width), strict=True)]
+    across = images.shape[2] + sum(around[1])
+    images = tf.reshape(tf.pad(images, ((0, 0), *around, (0, 0))), (-1, inputs))
+    flat = tf.reshape(tf.pad(slopes, ((0, 0), (0, side - 1), (0, width - 1), (0, 0))), (-1, outputs))
+    last = (side - 1) * across + width - 1
+    flat = flat[: tf.shape(flat)[0] - last]
+    count = tf.shape(flat)[0]
+    starts = [i * across + j for i in range(side) for j in range(width)]
+    parts = [tf.linalg.matmul(images[at : at + count], flat, transpose_a=True) for at in starts]
+    return tf.reshape(tf.stack(parts), shape)
+
+
+def _whole_images(slopes, kernel, size, stride, padding):
+    """dL/dx where y is one pixel: a matrix product."""
+    import tensorflow as tf
+
+    side, width, inputs, outputs = kernel.shape
+    found = tf.linalg.matmul(tf.reshape(slopes, (-1, outputs)), tf.reshape(kernel, (-1, outputs)), transpose_b=True)
+    return tf.reshape(found, (-1, side, width, inputs))
+
+
+def _whole_kernel(images, slopes, shape, stride, padding):
+    """dL/dw where y is one pixel: a matrix product."""
+    import tensorflow as tf
+
+    pixels = shape[0] * shape[1] * shape[2]
+    found = tf.linalg.matmul(tf.reshape(images, (-1, pixels)), tf.reshape(slopes, (-1, shape[3])), transpose_a=True)
+    return tf.reshape(found, shape)
+
+
+TO_IMAGES = {
+    "stock": _stock_images,
+    "turned": _turned,
+    "phases": _phases,
+    "products": _products,
+    "whole": _whole_images,
+}
+TO_KERNEL = {"stock": _stock_kernel, "windows": _windows, "rows": _rows, "whole": _whole_kernel}

@@ -1,0 +1,51 @@
+"""Arithmetic of training steps in bfloat16: convolutions and products in it, weights, losses and updates in float32.
+
+A model is built in float32; a step is traced with the layers' policies changed. What is traced outside of a step,
+scores, maps and exports, is float32 whatever it was trained in. For accelerators: bfloat16 is slow on most CPUs.
+
+Source: none of the papers, which train in float32. Micikevicius et al., *Mixed Precision Training*, ICLR 2018; bfloat16
+has float32's range, so losses are not scaled. In float32 too GPUs round the factors of products, by default, to TF32's
+10 bits (`products_are_exact`), which convolutions bear.
+"""
+
+import contextlib
+
+import keras
+from keras import ops
+
+FULL, BRAIN = "float32", "bfloat16"
+POLICIES = {FULL: "float32", BRAIN: "mixed_bfloat16"}
+
+
+@contextlib.contextmanager
+def computing_in(model, precision):
+    """Within, the layers of a model compute in `precision`, FULL or BRAIN; their weights are float32 in both."""
+    if precision == FULL:
+        yield
+        return
+    layers = list({id(layer): layer for layer in model._flatten_layers(include_self=False)}.values())
+    before = [layer.dtype_policy for layer in layers]
+    for layer in layers:
+        layer.dtype_policy = keras.dtype_policies.get(POLICIES[precision])
+    try:
+        yield
+    finally:
+        for layer, policy in zip(layers, before, strict=True):
+            layer.dtype_policy = policy
+
+
+def products_are_exact():
+    """Whether float32 products are computed in float32; on GPUs and TPUs their factors are rounded to TF32 or less."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.default_backend() == "cpu"
+    import tensorflow as tf
+
+    return not tf.config.list_physical_devices("GPU")
+
+
+def full(*values):
+    """Tensors as float32, which costs nothing where they are: one, or a list of several."""
+    cast = [ops.cast(value, "float32") for value in values]
+    return cast[0] if len(cast) == 1 else cast

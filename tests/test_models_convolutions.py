@@ -1,0 +1,110 @@
+"""Every form of a convolution's gradients equals TensorFlow's own, in first and second order."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+
+from ganspect.models.convolutions import TO_IMAGES, TO_KERNEL, Convolution, widened
+
+tf = pytest.importorskip("tensorflow")
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("TensorFlow's alone", allow_module_level=True)
+
+# sides of the kernel, strides, paddings, sizes of the image: every one of a method's, and odd ones
+SHAPES = [
+    *itertools.product(((1, 1), (3, 3), (4, 4), (5, 5), (2, 3)), (1,), ("SAME", "VALID"), ((8, 8), (7, 10))),
+    *itertools.product(((3, 3), (4, 4), (5, 5), (2, 3)), (2,), ("SAME", "VALID"), ((8, 8), (7, 10))),
+    *itertools.product(((4, 4),), (1,), ("VALID",), ((4, 4),)),
+]
+
+
+def forms(side, stride, padding, size):
+    """The pairs of forms that are made for a shape."""
+    whole = ["whole"] if padding == "VALID" and side == size and stride == 1 else []
+    images = ["stock", "turned" if stride == 1 else "phases", "products", *whole]
+    kernels = ["stock", "windows", *(["rows"] if stride == 1 else []), *whole]
+    return itertools.product(images, kernels)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_first_and_second_order_equal_tensorflows(shape):
+    """In float64, so that equality is far from rounding: y, gradients, and gradients of their squares."""
+    side, stride, padding, size = shape
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.normal(size=(2, *size, 3)))
+    w = tf.constant(rng.normal(size=(*side, 3, 5)))
+
+    def found(convolve):
+        with tf.GradientTape(persistent=True) as outer:
+            outer.watch([x, w])
+            with tf.GradientTape() as inner:
+                inner.watch([x, w])
+                y = tf.tanh(convolve(x, w))
+                total = tf.reduce_sum(tf.sin(y))
+            first = inner.gradient(total, [x, w])
+            squares = [tf.reduce_sum(g**3) for g in first]
+        return [y, *first, *(g for square in squares for g in outer.gradient(square, [x, w]))]
+
+    expected = found(lambda x, w: tf.nn.conv2d(x, w, stride, padding))
+    assert all(np.abs(part).max() > 0 for part in expected)
+    for pair in forms(*shape):
+        for ours, theirs in zip(found(Convolution(stride, padding, pair)), expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9 * np.abs(theirs).max(), err_msg=str(pair))
+
+
+@pytest.mark.parametrize(
+    ("side", "block"), [((1, 1), 4), ((3, 3), 4), ((3, 3), 2), ((5, 3), 1), ((1, 5), 2), ((3, 1), 8)]
+)
+def test_wide_pixels_equal_pixels(side, block):
+    rng = np.random.default_rng(0)
+    x, w = (tf.constant(rng.normal(size=shape)) for shape in ((2, 5, 8, 2), (*side, 2, 3)))
+
+    def found(convolve):
+        with tf.GradientTape(persistent=True) as outer:
+            outer.watch([x, w])
+            with tf.GradientTape() as inner:
+                inner.watch([x, w])
+                y = convolve(x, w)
+                total = tf.reduce_sum(tf.sin(y))
+            first = inner.gradient(total, [x, w])
+            square = sum(tf.reduce_sum(g**3) for g in first)
+        return [y, *first, *outer.gradient(square, [x, w])]
+
+    expected = found(lambda x, w: tf.nn.conv2d(x, w, 1, "SAME"))
+    for ours, theirs in zip(found(lambda x, w: widened(x, w, block)), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_transposed_convolutions_equal_tensorflows(shape):
+    side, stride, padding, size = shape
+    rng = np.random.default_rng(0)
+    w = tf.constant(rng.normal(size=(*side, 3, 5)))
+    small = tf.nn.conv2d(tf.zeros((2, *size, 3), "float64"), w, stride, padding).shape
+    g = tf.constant(rng.normal(size=small))
+
+    def found(convolve):
+        with tf.GradientTape() as outer:
+            outer.watch([g, w])
+            with tf.GradientTape() as inner:
+                inner.watch([g, w])
+                total = tf.reduce_sum(convolve(g, w) ** 3)
+            first = inner.gradient(total, [g, w])
+            square = sum(tf.reduce_sum(part**2) for part in first)
+        return [*first, *outer.gradient(square, [g, w])]
+
+    expected = found(lambda g, w: tf.nn.conv2d_transpose(g, w, (2, *size, 3), stride, padding))
+    for pair in forms(*shape):
+        for ours, theirs in zip(
+            found(lambda g, w, pair=pair: Convolution(stride, padding, pair).to_images(g, w, size)),
+            expected,
+            strict=True,
+        ):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9 * np.abs(theirs).max(), err_msg=str(pair))
+
+
+def test_every_form_is_tested():
+    used = [pair for shape in SHAPES for pair in forms(*shape)]
+    assert {a for a, _ in used} == set(TO_IMAGES) and {b for _, b in used} == set(TO_KERNEL)
