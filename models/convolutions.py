@@ -19,12 +19,14 @@ exported models layers are what they were.
 
 import contextlib
 import functools
+import math
 import threading
 
 import keras
 import numpy as np
 from keras import layers
 
+LEAST_WORK = 2**23  # multiplications of a call
 _state = threading.local()
 
 
@@ -55,7 +57,7 @@ def install(model):
 
 def _call(layer, stock, inputs):
     """`layer.call`, in the form chosen for the shapes at hand; `stock` is the layer's own."""
-    if not getattr(_state, "on", False) or not suits(layer, inputs):
+    if not getattr(_state, "on", False) or not suits(layer, inputs) or not pays(layer, inputs):
         return stock(inputs)
     import tensorflow as tf
 
@@ -87,6 +89,24 @@ def suits(layer, inputs):
         and getattr(layer, "output_padding", None) is None
         and not getattr(layer, "lora_enabled", False)
     )
+
+
+def pays(layer, inputs):
+    """Whether a form differs from TensorFlow's own, and the call is large enough for it.
+
+    A rewritten gradient is ten operations more in the graph; of a small network they take longer to trace than they
+    save in thousands of steps.
+    """
+    kernel = tuple(layer.kernel.shape)
+    outputs = layer.compute_output_shape(inputs.shape)
+    transposed = isinstance(layer, layers.Conv2DTranspose)
+    images, slopes = (outputs, inputs.shape) if transposed else (inputs.shape, outputs)
+    if (slopes[0] or 1) * math.prod((*slopes[1:3], *kernel)) < LEAST_WORK:
+        return False
+    stride, padding = layer.strides[0], layer.padding.upper()
+    if not transposed and wide_block(images, kernel, stride, padding) > 1:
+        return True
+    return chosen(slopes, kernel, tuple(images[1:3]), stride, padding) != ("stock", "stock")
 
 
 def widened(images, kernel, block, forms=None):

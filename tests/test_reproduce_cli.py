@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -30,11 +31,13 @@ def command(*arguments, **options):
 
 
 def inline(*arguments, cwd=None):
-    """As `command` in this process, which has TensorFlow loaded: for what ends before a training."""
+    """As `command` in this process, which has TensorFlow loaded, with one server for the trainings of all commands."""
     from ganspect.reproduce.cli import main
 
     with pytest.MonkeyPatch.context() as patch, io.StringIO() as out, io.StringIO() as errors:
         patch.setenv("COLUMNS", "160")
+        for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS"):  # what --threads sets ends with the command
+            patch.setenv(name, os.environ.get(name, "1"))
         if cwd:
             patch.chdir(cwd)
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
@@ -179,8 +182,8 @@ def finished(tmp_path_factory):
     """One tiny run, uninterrupted: its data root and its runs folder."""
     root = tmp_path_factory.mktemp("grid")
     small_set(root)
-    arguments = (*"reproduce fcbigan --profile smoke --threads 2 --data-root".split(), root, *TINY, "epochs=12")
-    done = command(*arguments, "--runs-dir", root / "runs")
+    arguments = (*"reproduce fcbigan --profile smoke --threads 1 --data-root".split(), root, *TINY, "epochs=12")
+    done = inline(*arguments, "--runs-dir", root / "runs")
     assert done.returncode == 0, done.stderr
     return root, arguments, done
 
@@ -244,9 +247,9 @@ def test_a_run_leaves_the_model_that_scored(finished):
 def test_finished_cells_are_kept_and_other_settings_refused(finished):
     root, arguments, _ = finished
     before = (run_folder(root / "runs") / "history.csv").stat().st_mtime_ns
-    again = command(*arguments, "--runs-dir", root / "runs")
+    again = inline(*arguments, "--runs-dir", root / "runs")
     assert again.returncode == 0 and "kept" in again.stdout
-    other = command(*arguments, "reconstruction_weight=1", "--runs-dir", root / "runs")
+    other = inline(*arguments, "reconstruction_weight=1", "--runs-dir", root / "runs")
     assert other.returncode == 1 and "reconstruction_weight: stored 0.1, asked 1.0" in other.stderr
     assert (run_folder(root / "runs") / "history.csv").stat().st_mtime_ns == before
     assert inline("report", "fcbigan", "--runs-dir", root / "runs").returncode == 0
@@ -260,46 +263,64 @@ def child_of(runs):
 
 
 def started(arguments, runs):
-    """The same command in a process of its own, and its history to look at."""
+    """The same command in a process of its own."""
     line = [sys.executable, "-m", "ganspect.reproduce.cli", *map(str, (*arguments, "--runs-dir", runs))]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return process, run_folder(runs) / "history.csv"
+    return subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def wait_for(condition, process, seconds=200):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None and time.monotonic() < deadline
+def has_begun(runs, rows=4):
+    """Waits until the cell has so many lines in its history, and no result yet."""
+    history, deadline = run_folder(runs) / "history.csv", time.monotonic() + 300
+    while not (history.exists() and history.read_text().count("\n") >= rows):
+        assert time.monotonic() < deadline
         time.sleep(0.002)
+    assert not (run_folder(runs) / "metrics.json").exists()
 
 
-@pytest.mark.parametrize("what", ["kill", pytest.param("interrupt", marks=pytest.mark.slow)])
-def test_stopped_and_started_again_equals_uninterrupted(finished, what, tmp_path):
-    """In the middle of an epoch; the grid starts a killed cell again, Ctrl-C leaves a checkpoint."""
+def test_killed_and_started_again_equals_uninterrupted(finished, tmp_path):
+    """The cell's process, in the middle of an epoch: the grid starts it again."""
+    root, arguments, _ = finished
+    runs = tmp_path / "runs"
+
+    def kill():
+        has_begun(runs)
+        os.kill(child_of(runs), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    done = inline(arguments[0], "--no-export", *arguments[1:], "--runs-dir", runs)
+    killer.join()
+    assert done.returncode == 0 and "crashed (killed by SIGKILL" in done.stdout, done.stderr
+    assert len(json.loads((run_folder(runs) / "manifest.json").read_text())["sessions"]) == 2
+    assert_as_stored(runs, root / "runs")
+
+
+@pytest.mark.slow
+def test_interrupted_and_started_again_equals_uninterrupted(finished, tmp_path):
+    """Ctrl-C in the middle of an epoch leaves a checkpoint of it."""
     root, arguments, _ = finished
     runs = tmp_path / "runs"
     arguments = (arguments[0], "--no-export", *arguments[1:])
-    process, history = started(arguments, runs)
-    wait_for(lambda: history.exists() and history.read_text().count("\n") > 3, process)
-    assert not (run_folder(runs) / "metrics.json").exists()
-    if what == "kill":
-        os.kill(child_of(runs), signal.SIGKILL)
-        assert process.wait(300) == 0
-        assert len(json.loads((run_folder(runs) / "manifest.json").read_text())["sessions"]) == 2
-    else:
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
-        epoch, step = position_of(run_folder(runs) / "checkpoints" / "last.npz")
-        assert 3 <= epoch < 12
-        again = command(*arguments, "--runs-dir", runs)
-        place = f"epoch {epoch} and {step} steps of 12" if step else f"epoch {epoch} of 12"
-        assert again.returncode == 0 and f"continues after {place}" in again.stdout
-    (arrays, scores, metrics), (expected, straight, right) = stored(runs), stored(root / "runs")
+    process = started(arguments, runs)
+    has_begun(runs)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    epoch, step = position_of(run_folder(runs) / "checkpoints" / "last.npz")
+    assert 3 <= epoch < 12
+    again = command(*arguments, "--runs-dir", runs)
+    place = f"epoch {epoch} and {step} steps of 12" if step else f"epoch {epoch} of 12"
+    assert again.returncode == 0 and f"continues after {place}" in again.stdout
+    assert_as_stored(runs, root / "runs")
+
+
+def assert_as_stored(runs, straight):
+    """Two runs folders hold equal results, to the bit."""
+    (arrays, scores, metrics), (expected, rows, right) = stored(runs), stored(straight)
     assert set(arrays) == set(expected)
     for name in arrays:
         np.testing.assert_array_equal(arrays[name], expected[name], err_msg=name)
-    assert scores == straight and metrics == right
+    assert scores == rows and metrics == right
 
 
 def test_settings_that_a_method_refuses_start_nothing(tmp_path):
