@@ -1,6 +1,6 @@
 """AnoGAN's latent search: images per second searched together and one at a time, interleaved in one run.
 
-    python benchmarks/anogan_search.py [--batch 50] [--steps 20] [--rounds 3] [--single 2]
+    python benchmarks/anogan_search.py [--batch 32] [--steps 20] [--rounds 3] [--single 2]
 
 The study's networks for casting images (128 pixels, grayscale), untrained: the arithmetic does not depend on weights.
 Both ways run the same compiled search; the losses they find are compared.
@@ -18,7 +18,7 @@ import numpy as np
 def main():
     """Runs the rounds and prints a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, default=50)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--single", type=int, default=2, help="images searched one at a time in a round")

@@ -1,21 +1,23 @@
-"""Corruption in batches against the usual loop over samples: images per second of masks and corrupted copies.
+"""Corruption in batches against the usual loop over samples: images per second of maps, of masks, and of all of it.
 
-    python benchmarks/corruption.py [--batches 20] [--rounds 5]
+    [KERAS_BACKEND=jax] python benchmarks/corruption.py [--batches 4] [--rounds 5] [--threads 2]
 
 The loop is written as published code writes it: one map of Perlin noise for each image from NumPy's `mgrid` and
-interpolations, `scipy.ndimage.rotate`, a threshold, random RGB pixels, the blend; images that stay clean cost it
-nothing. Both take scales, angles, opacities and which images are corrupted from the same draws, batches of 8. Rounds
-are interleaved in one process; medians and their ratio. The batched code is compiled by the backend (KERAS_BACKEND) and
-may use all cores, as it does in training; NumPy uses one.
+interpolations, `scipy.ndimage.rotate`, a threshold, random RGB pixels, the blend. Both take scales, angles, opacities
+from the same draws, batches of 8. Three rows for a size:
+    maps        Perlin noise alone
+    masks       maps, rotated and thresholded
+    all         masks, what they show, the blend; images that stay clean (a quarter) cost the loop nothing
+Rounds are interleaved in one process; medians and their ratio. The batched code is compiled by the backend and may use
+all cores, as it does in training; NumPy uses one. "Masked" are the shares of pixels that each way masks.
 """
 
 import argparse
+import functools
 import os
-import time
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+import timing
 from scipy import ndimage
 
 
@@ -37,15 +39,20 @@ def perlin(rng, scale_y, scale_x, size):
     return np.sqrt(2) * (above + t[..., 0] * (below - above))
 
 
+def mask_of(rng, row, i, size, threshold):
+    """One mask `[size, size, 1]`."""
+    noise = perlin(rng, 2 ** row["scale_y"][i], 2 ** row["scale_x"][i], size)
+    noise = ndimage.rotate(noise, np.rad2deg(row["noise_angle"][i]), reshape=False, order=1)
+    return (noise > threshold).astype("float32")[..., None]
+
+
 def loop(rng, images, row, threshold):
     """The corrupted copies of a batch and their masks, one sample after the other."""
     corrupted, masks = [], []
     for i, image in enumerate(images):
         mask = np.zeros((*image.shape[:2], 1), "float32")
         if row["corrupt"][i]:
-            noise = perlin(rng, 2 ** row["scale_y"][i], 2 ** row["scale_x"][i], len(image))
-            noise = ndimage.rotate(noise, np.rad2deg(row["noise_angle"][i]), reshape=False, order=1)
-            mask = (noise > threshold).astype("float32")[..., None]
+            mask = mask_of(rng, row, i, len(image), threshold)
             colours = rng.integers(0, 256, image.shape).astype("float32")
             b = row["opacity"][i]
             image = (1 - mask) * image + (1 - b) * mask * image + b * mask * colours
@@ -57,43 +64,62 @@ def loop(rng, images, row, threshold):
 def main():
     """Runs the rounds and prints a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batches", type=int, default=20)
+    parser.add_argument("--batches", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
+    os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(options.threads)
 
     import keras
 
     from ganspect.data.corruption import CorruptedSampler
 
-    print(f"batch 8, {keras.backend.backend()}, medians of {options.rounds} interleaved rounds\n")
-    print("| pixels | in batches, images/s | loop over samples, images/s | ratio | masked by each |")
-    print("|---|---|---|---|---|")
+    backend = keras.backend.backend()
+    print(f"batch 8, {backend}, {options.threads} threads, medians of {options.rounds} interleaved rounds\n")
+    rows = []
     for size in (128, 256):
         sampler = CorruptedSampler(((size, size),), size, 8 * options.batches, 8)
         drawn = sampler.draws(0)
-        rows = [{name: values[step] for name, values in drawn.items()} for step in range(sampler.steps)]
+        batches = [{name: values[step] for name, values in drawn.items()} for step in range(sampler.steps)]
         images = np.random.default_rng(0).uniform(0, 255, (8, size, size, 3)).astype("float32")
-        rate, masked = compare(sampler, rows, images, options.rounds)
-        shares = " and ".join(f"{share:.3f}" for share in masked)
-        print(f"| {size} | {rate[0]:.0f} | {rate[1]:.0f} | {rate[0] / rate[1]:.1f} | {shares} |", flush=True)
+        for part, ways in parts(sampler, images).items():
+            runs = {way: functools.partial(over, way, batches) for way in ways}
+            masked = [run() for run in runs.values()]
+            found = timing.interleaved(runs, options.rounds)
+            ours, theirs = (len(images) * len(batches) / found[way] for way in ways)
+            shares = " and ".join(f"{share:.3f}" for share in masked) if part != "maps" else ""
+            rows.append((size, part, f"{ours:.0f}", f"{theirs:.0f}", f"{ours / theirs:.1f}", shares))
+    print(timing.table(("pixels", "what", "in batches, images/s", "loop, images/s", "ratio", "masked by each"), rows))
 
 
-def compare(sampler, rows, images, rounds):
-    """Images per second and share of masked pixels, in batches and in the loop."""
-    batched, rng = compiled(sampler.corrupt), np.random.default_rng(0)
-    batched(images, rows[0])
-    ways = (
-        lambda row: [np.asarray(x) for x in batched(images, row)],
-        lambda row: loop(rng, images, row, sampler.threshold),
-    )
-    seconds, masked = ([], []), ([], [])
-    for _ in range(rounds):
-        for i, way in enumerate(ways):
-            start = time.perf_counter()
-            results = [way(row)[1].mean() for row in rows]
-            seconds[i].append(time.perf_counter() - start)
-            masked[i].append(np.mean(results))
-    return [len(rows) * len(images) / np.median(s) for s in seconds], [float(np.mean(m)) for m in masked]
+def over(way, batches):
+    """The mean of what a way gives for all batches."""
+    return float(np.mean([way(row) for row in batches]))
+
+
+def parts(sampler, images):
+    """`{part: (batched, loop)}`: functions of a row of draws that give the share of masked pixels, of maps a pixel."""
+    from ganspect.data.corruption import perlin_noise
+
+    size, rng, threshold = images.shape[1], np.random.default_rng(0), sampler.threshold
+    highest = sampler.highest_scale
+    maps = compiled(lambda row: perlin_noise(row["key"], row["scale_y"], row["scale_x"], size, highest, 0))
+    masks, everything = compiled(sampler.masks), compiled(sampler.corrupt)
+
+    def loop_maps(row):
+        return np.stack([perlin(rng, 2**y, 2**x, size) for y, x in zip(row["scale_y"], row["scale_x"], strict=True)])
+
+    def loop_masks(row):
+        return np.stack([mask_of(rng, row, i, size, threshold) for i in range(len(images))])
+
+    return {
+        "maps": (lambda row: np.asarray(maps(row))[0, 0, 0], lambda row: loop_maps(row)[0, 0, 0]),
+        "masks": (lambda row: np.asarray(masks(row)).mean(), lambda row: loop_masks(row).mean()),
+        "all": (
+            lambda row: [np.asarray(x) for x in everything(images, row)][1].mean(),
+            lambda row: loop(rng, images, row, threshold)[1].mean(),
+        ),
+    }
 
 
 def compiled(function):

@@ -4,17 +4,16 @@
 
 Scores a 1024x696 image at stride 1 and at stride 8 in one pass, and the same networks patch by patch: E, G and D on
 every 48x48 patch around every pixel (or every eighth in both directions). The patches of a whole image are too many to
-run, so a batch of them is timed and multiplied; the table says so. Rounds are interleaved; medians and ratios. The
-machine's matrix-multiply peak is printed for scale.
+run, so a batch of them is timed and multiplied; the table says so. A second table has D's map of the whole image alone
+at stride 1, by dilation (`models.maps.dense_map`) and by shift and stitch, 64 strided passes over the shifted image,
+and how far they are apart. Rounds are interleaved; medians and ratios. The machine's matrix-multiply peak is printed for
+scale.
 """
 
 import argparse
-import os
-import time
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+import timing
 
 HEIGHT, WIDTH = 696, 1024
 
@@ -50,16 +49,57 @@ def main():
         "patches": lambda: patchwise(patches),
         "peak": lambda: tf.linalg.matmul(square, square).numpy(),
     }
-    seconds = {name: [] for name in ways}
-    for run in ways.values():
-        run()  # compiles
-    for _ in range(options.rounds):
-        for name, run in ways.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
-    median = {name: float(np.median(values)) for name, values in seconds.items()}
+    median = timing.interleaved(ways, options.rounds)
     report(options, median)
+    print("\n" + discriminator_maps(detector, rng, options.rounds))
+
+
+def discriminator_maps(detector, rng, rounds):
+    """D's map by dilation and by shifted passes as a Markdown table."""
+    from keras import ops
+
+    from ganspect.models import maps
+
+    kernels = detector.trunk_kernels()
+    pair = rng.uniform(-1, 1, (1, HEIGHT, WIDTH, detector.config.channels + 1)).astype("float32")
+    dilated = detector.compile_inference(lambda x: maps.dense_map(x, *kernels))
+    one_pass = detector.compile_inference(lambda x: maps.dense_map(x, *kernels, 2 ** len(kernels[0])))
+    shift = detector.compile_inference(lambda x: strided(x, *kernels))
+    reach = 2 ** len(kernels[0])
+    context = sum(2**i * sum(k.shape[0] // 2 for k in stage) for i, stage in enumerate(kernels[0]))
+    patch = kernels[1].shape[0] * reach
+    around = (context + patch // 2, context + patch - 1 - patch // 2)
+    padded = ops.convert_to_numpy(ops.pad(pair, ((0, 0), around, around, (0, 0)), mode="reflect"))
+
+    def shifted():
+        out = np.empty((1, HEIGHT, WIDTH), "float32")
+        for y in range(reach):
+            for x in range(reach):
+                seen = padded[:, y : padded.shape[1] - reach + 1 + y, x : padded.shape[2] - reach + 1 + x]
+                found = shift(seen)
+                out[:, y::reach, x::reach] = found[:, : -(-(HEIGHT - y) // reach), : -(-(WIDTH - x) // reach)]
+        return out
+
+    found = timing.interleaved(
+        {"dilated": lambda: dilated(pair), "shifted": shifted, "strided": lambda: one_pass(pair)}, rounds
+    )
+    apart = np.abs(dilated(pair) - shifted()).max() / np.abs(dilated(pair)).max()
+    row = [f"{found[name]:.2f}" for name in ("dilated", "shifted")]
+    row += [f"{found['shifted'] / found['dilated']:.1f}", f"{apart:.1e}"]
+    row += [f"{found['strided']:.3f}", f"{found['dilated'] / found['strided']:.0f}"]
+    head = ("dilated, seconds", f"{reach**2} shifted passes, seconds", "ratio", "largest difference, of the maximum")
+    return timing.table((*head, f"stride {reach} alone, seconds", "stride 1 against it"), [row])
+
+
+def strided(x, stages, head, slope=0.2):
+    """The patch network over an image, every pooling strided: `[B, h, w]`."""
+    from keras import ops
+
+    for stage in stages:
+        for kernel in stage:
+            x = ops.leaky_relu(ops.conv(x, kernel, padding="valid"), slope)
+        x = ops.average_pool(x, 2, strides=2, padding="valid")
+    return ops.conv(x, head, padding="valid")[..., 0]
 
 
 def report(options, median):

@@ -152,10 +152,13 @@ class CorruptedSampler(Sampler):
 
     def corrupt(self, images, row):
         """The corrupted copies of float32 images `[B, p, p, C]` in 0..255 and their masks `[B, p, p, 1]`."""
-        flags = ops.cast(row["corrupt"], "float32")[:, None, None, None]
-        mask = flags * ops.cast(self._noise_map(row, _MAP) > self.threshold, "float32")
+        mask = ops.cast(row["corrupt"], "float32")[:, None, None, None] * self.masks(row)
         noise = self._filling(row, images.shape[-1])
         return images + row["opacity"][:, None, None, None] * mask * (noise - images), mask
+
+    def masks(self, row):
+        """The masks of images that are corrupted, 0 or 1: float32 `[B, p, p, 1]`."""
+        return ops.cast(self._noise_map(row, _MAP) > self.threshold, "float32")
 
     def _noise_map(self, row, stream):
         """A map of Perlin noise for each sample, rotated if the mask's is: `[B, p, p, 1]`."""

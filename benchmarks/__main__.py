@@ -1,0 +1,122 @@
+"""Runs every benchmark and writes benchmarks/results.md: `make benchmark`, or `python benchmarks [--only NAME ...]`.
+
+A section is a script and its arguments; what the script prints, Markdown, is what the page shows below the command. To
+add one, add a line to `SECTIONS`. `--only` runs the sections whose script has such a name and keeps the others as they
+stand in the file.
+"""
+
+import argparse
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import timing
+
+PAGE = Path(__file__).with_name("results.md")
+HEAD = """# Benchmarks
+
+`make benchmark` runs all of it and writes this page. Each figure is a ratio of medians of ways that take turns in one
+process, so that it travels better than seconds do. Beside every section stands what NumPy's float32 matrix product
+reached on the machine just before and after it, GFLOP/s: where the two differ, other work was going on.
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One benchmark.
+
+    Args:
+        title: of the section.
+        script: in this folder, with its arguments.
+        text: what is measured, in a sentence or two.
+        needs: a module without which it is left out.
+        backend: of Keras.
+    """
+
+    title: str
+    script: str
+    text: str = ""
+    needs: str = ""
+    backend: str = ""
+
+    @property
+    def command(self):
+        """As one types it."""
+        return (f"KERAS_BACKEND={self.backend} " if self.backend else "") + f"python benchmarks/{self.script}"
+
+    def run(self):
+        """The section as Markdown, between comments by which it is found again."""
+        before = timing.peak()
+        line = [sys.executable, str(PAGE.parent / self.script.split()[0]), *shlex.split(self.script)[1:]]
+        environment = {**os.environ, **({"KERAS_BACKEND": self.backend} if self.backend else {})}
+        done = subprocess.run(line, env=environment, stdout=subprocess.PIPE, text=True, cwd=PAGE.parents[1])
+        body = done.stdout.strip() if done.returncode == 0 else f"failed with code {done.returncode}"
+        peaks = f"matrix product {before:.0f} and {timing.peak():.0f} GFLOP/s"
+        facts = f"`{self.command}`, {date.today()}, {machine()}; {peaks}"
+        return "\n".join(filter(None, [f"## {self.title}", self.text, facts, "", body]))
+
+
+SECTIONS = (
+    Section("Start of the command line", "start_up.py", "`ganspect --help` beside an empty Python."),
+    Section("FCBiGAN: whole image against patch by patch", "dense_map.py --rounds 3 --patches 128"),
+    Section("Patch pipeline against training", "patch_pipeline.py", "`tf.data` alone against the step that it feeds."),
+    Section("`fit` against the bare step", "fit_overhead.py"),
+    Section("SavedModel against Keras", "saved_model.py"),
+    Section("Decoded once against decoded again", "decoding.py"),
+    Section("AnoGAN's search: images together and one at a time", "anogan_search.py --steps 20 --rounds 3"),
+    Section("Corruption: in batches and in a loop over samples", "corruption.py"),
+    Section("The same on JAX", "corruption.py", needs="jax", backend="jax"),
+    Section("Steps that repeat", "repeatable_steps.py"),
+    Section("Pixel metrics beside scikit-learn's", "pixel_metrics.py --pixels 10000000 --limit 25", needs="sklearn"),
+    Section("Memory", "memory.py"),
+)
+
+
+def machine():
+    """Processor and cores."""
+    name = "unknown processor"
+    if Path("/proc/cpuinfo").exists():
+        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        name = found[1] if found else name
+    return f"{len(os.sched_getaffinity(0))} cores of {' '.join(name.split())}"
+
+
+def stored(page):
+    """Sections of a page: `{title: Markdown}`."""
+    parts = re.split(r"^(?=## )", page, flags=re.MULTILINE)[1:]
+    return {part.partition("\n")[0].removeprefix("## "): part.strip() for part in parts}
+
+
+def present(name):
+    """Whether a module can be imported."""
+    import importlib.util
+
+    return not name or importlib.util.find_spec(name) is not None
+
+
+def main():
+    """Runs the sections and writes the page after each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="scripts, without .py")
+    options = parser.parse_args()
+    kept = stored(PAGE.read_text(encoding="utf-8")) if PAGE.exists() else {}
+    for section in SECTIONS:
+        if (options.only and Path(section.script.split()[0]).stem not in options.only) or not present(section.needs):
+            continue
+        print(section.command, flush=True)
+        kept[section.title] = section.run()
+        order = [s.title for s in SECTIONS if s.title in kept]
+        others = [title for title in kept if title not in order]
+        text = "\n\n".join([HEAD.strip(), *(kept[title] for title in (*order, *others))])
+        PAGE.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
