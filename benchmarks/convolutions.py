@@ -90,7 +90,7 @@ def row(shape, batch, rounds):
     )
     whole = ["whole"] if padding == "VALID" and side == wide else []
     forms = {
-        "x": ["stock", "turned" if stride == 1 else "phases", "products", *whole],
+        "x": ["stock", "turned" if stride == 1 else "phases", *whole],
         "w": ["stock", "windows", *(["rows"] if stride == 1 else []), *whole],
     }
     forward = tf.function(lambda x, w: tf.nn.conv2d(x, w, stride, padding))

@@ -278,7 +278,7 @@ def measured(name, options):
     for label, (seconds, first) in found.items():
         each = seconds / steps
         rate = f"{needed:.1f} | {needed / each:.0f} | {needed / each / peak:.2f}" if needed else "- | - | -"
-        count = images_of(detector)
+        count = detector.config.batch_size if name == "cbigan_critic" else images_of(detector)
         rows.append(
             f"| {name} | {label} | {count} | {each:.4g} | {count / each:.4g} | {rate} | {peak:.0f} | {first:.1f} |"
         )

@@ -23,7 +23,7 @@ SHAPES = [
 def forms(side, stride, padding, size):
     """The pairs of forms that are made for a shape."""
     whole = ["whole"] if padding == "VALID" and side == size and stride == 1 else []
-    images = ["stock", "turned" if stride == 1 else "phases", "products", *whole]
+    images = ["stock", "turned" if stride == 1 else "phases", *whole]
     kernels = ["stock", "windows", *(["rows"] if stride == 1 else []), *whole]
     return itertools.product(images, kernels)
 
