@@ -6,8 +6,8 @@ Scores a 1024x696 image at stride 1 and at stride 8 in one pass, and the same ne
 every 48x48 patch around every pixel (or every eighth in both directions). The patches of a whole image are too many to
 run, so a batch of them is timed and multiplied; the table says so. A second table has D's map of the whole image alone
 at stride 1, by dilation (`models.maps.dense_map`) and by shift and stitch, 64 strided passes over the shifted image,
-and how far they are apart. Rounds are interleaved; medians and ratios. The machine's matrix-multiply peak is printed for
-scale.
+and how far they are apart. Rounds are interleaved; medians and ratios. The machine's matrix-multiply peak is printed
+for scale.
 """
 
 import argparse
