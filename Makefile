@@ -34,8 +34,4 @@ lint: $(VENV)/tested
 	$(BIN)/ruff format --check .
 
 benchmark: $(VENV)/tested
-	$(BIN)/python benchmarks/dense_map.py
-	$(BIN)/python benchmarks/patch_pipeline.py
-	$(BIN)/python benchmarks/corruption.py
-	$(BIN)/python benchmarks/repeatable_steps.py
-	$(BIN)/python benchmarks/pixel_metrics.py --pixels 10000000 --limit 25
+	$(BIN)/python benchmarks

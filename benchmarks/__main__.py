@@ -73,9 +73,11 @@ SECTIONS = (
     Section("AnoGAN's search: images together and one at a time", "anogan_search.py --steps 20 --rounds 3"),
     Section("Corruption: in batches and in a loop over samples", "corruption.py"),
     Section("The same on JAX", "corruption.py", needs="jax", backend="jax"),
+    Section("Steps of every method", "steps.py --methods ganomaly draem cbigan_critic --textbook --rounds 5"),
+    Section("The same on PyTorch", "steps.py --methods ganomaly draem --torch --rounds 5", needs="torch"),
+    Section("Forms of convolutions", "convolutions.py --rounds 3"),
     Section("Steps that repeat", "repeatable_steps.py"),
     Section("Pixel metrics beside scikit-learn's", "pixel_metrics.py --pixels 10000000 --limit 25", needs="sklearn"),
-    Section("Memory", "memory.py"),
 )
 
 

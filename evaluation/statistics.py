@@ -186,6 +186,55 @@ def bootstrap_metric(labels, scores, metric: Callable, samples: int = 1000, seed
     return tuple(map(float, np.quantile(values, [0.025, 0.975]))) if len(values) else (math.nan, math.nan)
 
 
+def bootstrap_image_metrics(
+    labels, scores, threshold: float, samples: int = 1000, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """What `bootstrap_metric` gives for every metric of images but AUROC, from one set of draws, all at once.
+
+    Args:
+        labels: 0/1 `[N]`.
+        scores: real `[N]`.
+        threshold: of "image_balanced_accuracy"; NaN leaves it out.
+        samples, seed: as in `bootstrap_metric`; the draws are the same.
+
+    Returns:
+        `{metric: (low, high)}`; NaN when one class is missing.
+    """
+    (labels,), (scores,) = ranks.as_images(labels, scores)
+    found = ranks.survey([labels], [scores])
+    keys = ranks.order_keys(ranks.as_scores(scores), found.wide)
+    order = np.argsort(keys)[::-1]  # the highest scores first
+    starts = np.flatnonzero(np.concatenate([[True], keys[order][1:] != keys[order][:-1]]))
+    weights = np.zeros((samples, len(labels)))
+    generator, classes = np.random.default_rng(seed), [np.flatnonzero(labels == side) for side in (0, 1)]
+    for row in weights:
+        chosen = np.concatenate([generator.choice(members, len(members)) for members in classes if len(members)])
+        row += np.bincount(chosen, minlength=len(labels))
+    positive = np.add.reduceat((weights * (labels != 0))[:, order], starts, axis=1)
+    negative = np.add.reduceat((weights * (labels == 0))[:, order], starts, axis=1)
+    caught, wrong = np.cumsum(positive, axis=1), np.cumsum(negative, axis=1)  # [samples, distinct scores]
+    anomalous, normal = caught[:, -1:], wrong[:, -1:]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        right = np.maximum((caught + normal - wrong).max(axis=1), normal[:, 0])  # or all are called normal
+        precision = np.where(caught + wrong > 0, caught / (caught + wrong), 0.0)
+        values = {
+            "image_ap": np.sum(positive * precision, axis=1) / anomalous[:, 0],
+            "image_f1_max": (2 * caught / (caught + wrong + anomalous)).max(axis=1),
+            "image_accuracy_oracle": right / (normal + anomalous)[:, 0],
+            "image_balanced_accuracy_oracle": ((caught / anomalous + 1 - wrong / normal) / 2).max(axis=1),
+        }
+        if not math.isnan(threshold):
+            called = ranks.as_scores(scores).astype(np.float64) >= threshold
+            rates = (
+                weights @ (side & good) / (weights @ side)
+                for side, good in ((labels != 0, called), (labels == 0, ~called))
+            )
+            values["image_balanced_accuracy"] = sum(rates) / 2
+    if not found.normal or not found.anomalous:
+        return dict.fromkeys(values, (math.nan, math.nan))
+    return {name: tuple(map(float, np.quantile(some, [0.025, 0.975]))) for name, some in values.items()}
+
+
 def bootstrap_pixel_metrics(
     masks: Sequence, maps: Sequence, samples: int = 1000, seed: int = 0, memory: float = DEFAULT_MEMORY
 ) -> dict[str, tuple[float, float]]:

@@ -136,7 +136,7 @@ def curves(subject):
 def smoke(subject):
     """Seconds a method: 32-pixel networks of the smallest width."""
     size = 128 if subject.settings else 32
-    return QUICK | dict(image_size=size, patch_size=32, width=2, batch_size=8, cycles_per_epoch=10, epochs=4)
+    return QUICK | dict(image_size=size, patch_size=32, width=2, batch_size=8, cycles_per_epoch=6, epochs=4)
 
 
 def quick(subject):

@@ -82,7 +82,7 @@ PROFILES = {
             dict(
                 width=4,
                 batch_size=8,
-                patches_per_epoch=120,
+                patches_per_epoch=80,
                 epochs=3,
                 discriminator_rate=2e-4,
                 generator_rate=1e-3,

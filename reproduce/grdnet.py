@@ -172,13 +172,14 @@ NOT_RUN = {}
 QUOTED = ("PaDiM", "PatchCore")
 PUBLISHED = ("training", "maps", "corruption")
 
-SMALL = dict(image_size=64, patch_size=64, width=4, batch_size=4, rate=2e-3, epochs=10)
+SMALL = dict(image_size=32, patch_size=32, patch_stride=32, width=4, batch_size=4, rate=2e-3, epochs=10)
+SMALL_GANOMALY = dict(image_size=32, width=8, batch_size=8, steps_per_epoch=20, epochs=4)  # CBiGAN's, copied from there
 QUICK = dict(width=16, epochs=10)  # decision 2u
 PROFILES = {
     "smoke": {
-        "grdnet": Profile(SMALL | dict(stages=4), curve=2, minutes=0.8),
-        "draem": Profile(SMALL | dict(textures=32), curve=2, minutes=0.5),
-        "ganomaly": Profile(dict(image_size=32, width=8, batch_size=8, steps_per_epoch=20, epochs=4), minutes=0.3),
+        "grdnet": Profile(SMALL | dict(stages=3), curve=2, minutes=0.4),
+        "draem": Profile(SMALL | dict(textures=32), curve=2, minutes=0.4),
+        "ganomaly": Profile(SMALL_GANOMALY, curve=2, minutes=0.2),
     },
     "quick": {
         **{name: Profile(QUICK, curve=5, minutes=20) for name in METHODS},

@@ -158,9 +158,11 @@ def _add_regions(found, arrays, inside, maps, indices, cut):
 
 def _add_intervals(found, labels, scores, cut, samples):
     """Bootstraps over test images of those metrics of images that are defined and have no interval yet."""
-    for name, metric in _image_metrics(cut).items():
-        if found.get(name) is not None and f"{name}_low" not in found:
-            found[f"{name}_low"], found[f"{name}_high"] = statistics.bootstrap_metric(labels, scores, metric, samples)
+    wanted = [n for n in _image_metrics(cut) if found.get(n) is not None and f"{n}_low" not in found]
+    if wanted:
+        ends = statistics.bootstrap_image_metrics(labels, scores, cut, samples)
+        for name in wanted:
+            found[f"{name}_low"], found[f"{name}_high"] = ends[name]
 
 
 def _shared_intervals(known, found):

@@ -134,3 +134,30 @@ def test_threshold_interval_covers_the_true_quantile():
     truth = stats.expon.ppf(0.95)
     inside = [thresholds.normal_quantile(generator.exponential(size=150)) for _ in range(400)]
     assert np.mean([one.low <= truth <= one.high for one in inside]) > 0.93
+
+
+@pytest.mark.parametrize("levels", [3, 1000])
+def test_intervals_of_image_metrics_are_those_of_each_metric_alone(levels):
+    """With many ties and with none; the general bootstrap, a draw and a metric at a time, is the measure."""
+    rng = np.random.default_rng(levels)
+    labels = rng.permutation([0] * 14 + [1] * 19)
+    scores = np.floor(levels * (rng.random(33) + 0.4 * labels)) / levels - 0.7
+    found = statistics.bootstrap_image_metrics(labels, scores, 0.1, samples=200)
+    alone = {
+        "image_ap": metrics.image_ap,
+        "image_f1_max": metrics.f1_max,
+        "image_accuracy_oracle": metrics.accuracy_oracle,
+        "image_balanced_accuracy_oracle": metrics.balanced_accuracy_oracle,
+        "image_balanced_accuracy": lambda y, s: metrics.balanced_accuracy(y, s, 0.1),
+    }
+    assert set(found) == set(alone)
+    for name, metric in alone.items():
+        assert found[name][0] < found[name][1]
+        assert found[name] == pytest.approx(statistics.bootstrap_metric(labels, scores, metric, 200), rel=1e-12)
+
+
+def test_intervals_of_image_metrics_where_all_is_one_class_or_no_threshold():
+    found = statistics.bootstrap_image_metrics(np.ones(5), np.arange(5.0), 2.0, samples=20)
+    assert all(np.isnan(ends).all() for ends in found.values())
+    found = statistics.bootstrap_image_metrics([0, 1, 1], [0.0, 1.0, 2.0], float("nan"), samples=20)
+    assert "image_balanced_accuracy" not in found and found["image_f1_max"] == (1.0, 1.0)

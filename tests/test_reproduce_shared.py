@@ -55,7 +55,14 @@ class Grid:
         cell = cells.Cell(paper.NAME, "ganomaly", OBJECT, 0, profile, SETTINGS | settings, protocol)
         run = Run(cell.folder(self.runs))
         options = SimpleNamespace(
-            force=force, rescore=rescore, only_failed=False, no_export=True, threads=None, devices=ONE
+            force=force,
+            rescore=rescore,
+            only_failed=False,
+            no_export=True,
+            threads=None,
+            devices=ONE,
+            precision="float32",
+            checkpoint_every=1,
         )
         runner.run_cell(paper, cell, self.data, run, self.channel, options, "a cell")
         return run, len(self.trained) > before
