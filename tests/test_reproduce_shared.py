@@ -21,7 +21,8 @@ SETTINGS = dict(channels=3, seed=0, image_size=32, width=2, batch_size=2, steps_
 def script(**changes):
     """A paper's script that has CBiGAN's GANomaly, without its networks."""
     method = replace(
-        cbigan.METHODS["ganomaly"], build=lambda config: SimpleNamespace(config=config, compile=lambda: None)
+        cbigan.METHODS["ganomaly"],
+        build=lambda config: SimpleNamespace(config=config, compile=lambda: None, trainable_variables=()),
     )
     fake = {name: getattr(cbigan, name) for name in dir(cbigan)} | {"METHODS": {"ganomaly": method}}
     return SimpleNamespace(**fake | {"NAME": "fcbigan"} | changes)
