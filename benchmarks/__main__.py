@@ -60,12 +60,12 @@ class Section:
         body = done.stdout.strip() if done.returncode == 0 else f"failed with code {done.returncode}"
         peaks = f"matrix product {before:.0f} and {timing.peak():.0f} GFLOP/s"
         facts = f"`{self.command}`, {date.today()}, {machine()}; {peaks}"
-        return "\n".join(filter(None, [f"## {self.title}", self.text, facts, "", body]))
+        return "\n".join(filter(None, [f"## {self.title}", self.text, facts, "\n" + body]))
 
 
 SECTIONS = (
     Section("Start of the command line", "start_up.py", "`ganspect --help` beside an empty Python."),
-    Section("FCBiGAN: whole image against patch by patch", "dense_map.py --rounds 3 --patches 128"),
+    Section("FCBiGAN: whole image against patch by patch", "dense_map.py --width 32 --rounds 3 --patches 64"),
     Section("Patch pipeline against training", "patch_pipeline.py", "`tf.data` alone against the step that it feeds."),
     Section("`fit` against the bare step", "fit_overhead.py"),
     Section("SavedModel against Keras", "saved_model.py"),
@@ -75,8 +75,14 @@ SECTIONS = (
     Section("The same on JAX", "corruption.py", needs="jax", backend="jax"),
     Section("Steps of every method", "steps.py --methods ganomaly draem cbigan_critic --textbook --rounds 5"),
     Section("The same on PyTorch", "steps.py --methods ganomaly draem --torch --rounds 5", needs="torch"),
+    Section(
+        "XLA on TensorFlow",
+        "steps.py --methods cbigan_critic ganomaly --batch 16 --xla --rounds 5",
+        "What `--xla` does on a CPU; on a GPU it was not measured.",
+    ),
     Section("Forms of convolutions", "convolutions.py --rounds 3"),
     Section("Steps that repeat", "repeatable_steps.py"),
+    Section("Memory", "memory.py"),
     Section("Pixel metrics beside scikit-learn's", "pixel_metrics.py --pixels 10000000 --limit 25", needs="sklearn"),
 )
 

@@ -1,13 +1,14 @@
 """Seconds and share of the machine's peak of one training step of every method at its paper's sizes.
 
     [KERAS_BACKEND=jax] python benchmarks/steps.py [--methods ganomaly draem] [--batch 8] [--rounds 5] [--torch]
-        [--precision bfloat16] [--steps 50]
+        [--precision bfloat16] [--steps 50] [--xla]
 
 Steps as `training.fit` runs them: one graph a step on TensorFlow; on JAX many steps in one compiled call
 (`jax.lax.scan`) on an accelerator, one on a CPU. Batches are of random pixels and are on the device already. With
 `--torch` the PyTorch versions of GANomaly, DRAEM and GRD-Net (`torch_networks.py`) take turns with ours on the same
 device; GANomaly also in its authors' order of work; with `--textbook`, on TensorFlow, steps as tutorials and CBiGAN's
-author write them (`textbook.py`). Medians of interleaved rounds. "cbigan_critic" is a batch for D alone.
+author write them (`textbook.py`); with `--xla`, there too, ours compiled by XLA. Medians of interleaved rounds.
+"cbigan_critic" is a batch for D alone.
 
 GFLOP are those that our step needs, counted by XLA before it optimises (JAX must be installed; a process of its own
 counts where the backend is TensorFlow); a PyTorch row is judged by the same number. The peak is of a square matrix
@@ -91,11 +92,11 @@ def pixels(detector, steps):
     return {"images": images, "corrupted": images * (1 - mask), "mask": mask, "roi": roi}
 
 
-def tensorflow_run(step, batches):
+def tensorflow_run(step, batches, xla=False):
     """A function that makes one step for each of the batches, compiled as `model.fit` compiles; any step of a batch."""
     import tensorflow as tf
 
-    graph = tf.function(step, jit_compile=False)
+    graph = tf.function(step, jit_compile=xla)
     count = len(next(iter(batches.values())) if isinstance(batches, dict) else batches)
     parts = [tf.nest.map_structure(lambda x, i=i: tf.constant(x[i]), batches) for i in range(count)]
 
@@ -268,6 +269,8 @@ def measured(name, options):
         runs = {"ours": tensorflow_run(lambda batch: step(detector.prepare(batch)), batches)}
         for label, other in _textbook().STEPS.get(name, {}).items() if options.textbook else ():
             runs[label] = tensorflow_run(lambda batch, f=other: f(detector, detector.prepare(batch)), batches)
+        if options.xla:
+            runs["ours, XLA"] = tensorflow_run(lambda batch: step(detector.prepare(batch)), batches, xla=True)
     for label, (kind, settings) in TORCH.get(name, {}).items() if options.torch else ():
         runs[label] = torch_run(kind, settings, detector, batches, options)
     work, runs["peak"] = peak_run(options)
@@ -296,6 +299,7 @@ def main():
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--torch", action="store_true", help="PyTorch's steps in turn with ours")
     parser.add_argument("--textbook", action="store_true", help="tutorials' and authors' orders of work, on TensorFlow")
+    parser.add_argument("--xla", action="store_true", help="our steps compiled by XLA too, on TensorFlow")
     parser.add_argument("--torch-layout", choices=("channels_first", "channels_last"), default="channels_first")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))

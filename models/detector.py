@@ -34,6 +34,9 @@ class Detector(keras.Model):
         tiling: `{"context": c, "alignment": a, "exact": bool}` of a method that sees an image of any size: a pixel's
             anomaly depends on pixels at most c away, in tiles that begin at multiples of a; not quite where not exact.
         precision: of the arithmetic in `step`, see `models.precision`; set before the first step.
+        xla: whether TensorFlow compiles `train_step` with XLA; set before `compile`. JAX does so always. On CPUs it
+            gains on none but the smallest networks and takes long to compile (`benchmarks/steps.py --xla`); random
+            draws are others under it.
         phase: which part of its schedule `step` trains, read when a step is compiled; None: all steps are alike.
     """
 
@@ -46,6 +49,7 @@ class Detector(keras.Model):
     panel_maps: tuple[str | None, str | None] = (None, None)
     phase: str | None = None
     precision: str = FULL
+    xla: bool = False
     tiling: dict | None = None
 
     # A method defines:
@@ -134,7 +138,7 @@ class Detector(keras.Model):
         Args:
             optimizers: `{name: (keras optimiser, list of networks)}`.
         """
-        super().compile(optimizer=None, jit_compile=False)
+        super().compile(optimizer=None, jit_compile=self.xla)
         if _backend() == "tensorflow":
             turn_off_rewriting()
             install(self)

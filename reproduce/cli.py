@@ -23,6 +23,7 @@ PRELOAD = "ganspect.reproduce.preload"
 DONE, UNUSABLE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 130
 PRECISIONS = ("float32", "bfloat16")  # as of models.precision, which needs Keras
 PRECISION_HELP = "arithmetic of the training steps, for GPUs; scores are always float32"
+XLA_HELP = "compile training steps with XLA on TensorFlow too, for GPUs; JAX always does"
 
 
 def main(arguments=None):
@@ -73,6 +74,7 @@ def add_reproduce(commands):
         "--devices", default="1", metavar="N|cpu:N", help="GPUs to divide each training's batches between"
     )
     command.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help=PRECISION_HELP)
+    command.add_argument("--xla", action="store_true", help=XLA_HELP)
     command.add_argument(
         "--checkpoint-every", type=int, default=1, metavar="N", help="epochs from checkpoint to checkpoint; default: 1"
     )

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import resource
+import sys
 import time
 
 import numpy as np
@@ -62,7 +64,7 @@ def run_cell(paper, cell, path, run, channel, options, title):
         path: of the category's data.
         run: `training.run.Run`.
         channel: `training.grid.Channel`.
-        options: with `force`, `only_failed`, `rescore`, `no_export`, `threads`, `devices`, `precision`,
+        options: with `force`, `only_failed`, `rescore`, `no_export`, `threads`, `devices`, `precision`, `xla`,
             `checkpoint_every`.
         title: of its lines.
 
@@ -83,6 +85,8 @@ def run_cell(paper, cell, path, run, channel, options, title):
     arrays = data_arrays.load_category(path, *_key(cell), channels=config.channels, size=size)
     recipe = getattr(paper, "REGIONS", {}).get(_key(cell))
     arrays = regions.add_regions(arrays, recipe) if recipe else arrays
+    arithmetic = {"precision": options.precision} if options.precision != FULL else {}
+    arithmetic |= {"xla": True} if options.xla and keras.backend.backend() == "tensorflow" else {}
     stored = {
         **dataclasses.asdict(config),
         "method": cell.method,
@@ -93,10 +97,10 @@ def run_cell(paper, cell, path, run, channel, options, title):
         "curve_stride": cell.profile.curve_stride,
         **{name: value for name, value in _shares(cell.profile).items() if value},
         "data": arrays.fingerprint,
-        **({"precision": options.precision} if options.precision != FULL else {}),
+        **arithmetic,
     }
     manifest = make_manifest(config.seed, arrays.fingerprint, options.threads, keras.backend.backend(), options.devices)
-    manifest |= {"precision": options.precision} if options.precision != FULL else {}
+    manifest |= arithmetic
     defaults = {f.name: f.default for f in dataclasses.fields(config)}
     origin = None if options.force else shared.copy_finished(paper, cell, run, stored, defaults)
     status = run.status
@@ -121,7 +125,7 @@ def run_cell(paper, cell, path, run, channel, options, title):
         channel.say(f"{title}: {line}")
     with options.devices.scope():
         detector = method.build(config)
-        detector.precision = options.precision
+        detector.precision, detector.xla = options.precision, bool(arithmetic.get("xla"))
         detector.compile()
     kept, held_out = data_arrays.split_held_out(arrays)
     held_out = held_out if len(held_out) else kept
@@ -193,7 +197,7 @@ def train(method, detector, images, measurements, run, channel, title, devices, 
             fit(detector, stack, sampler, config.epochs, start, calls, devices)
     finally:  # an interrupted part counts as well
         spent = run.status.get("training_seconds", 0) + time.perf_counter() - began
-        run.set_status(run.status["state"], training_seconds=round(spent, 1))
+        run.set_status(run.status["state"], training_seconds=round(spent, 1), peak_megabytes=peak_megabytes(run))
     if early and best.exists():
         load_state(best, detector.state)
     run.set_status("trained")
@@ -367,8 +371,15 @@ def score(paper, detector, arrays, measurements, shown, run, channel, title, exp
     if exports:
         channel.update(1.0, "exports the model")
         export(paper, detector, normal_evidence, run, channel, title)
-    run.set_status("finished", message="", traceback="")
+    run.set_status("finished", message="", traceback="", peak_megabytes=peak_megabytes(run))
     channel.say(f"{title}: done")
+
+
+def peak_megabytes(run):
+    """The most memory that this process, or one that trained the run before, has held, MB."""
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KB; bytes on macOS
+    held = held / 1e6 if sys.platform == "darwin" else held * 1024 / 1e6
+    return round(max(held, run.status.get("peak_megabytes", 0)))
 
 
 def export(paper, detector, normal_evidence, run, channel, title):

@@ -25,7 +25,7 @@ COLUMNS = (
 KEYS = ("table", "method", "epochs", "dataset", "category", "metric")
 SHARES = ("pixel_aupr", "image_ap")  # judged by relative difference, as losses are
 BOUNDS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}  # of a printed relation
-COSTS = ("training_seconds", "parameters")  # of a run, in no protocol
+COSTS = ("training_seconds", "parameters", "peak_megabytes")  # of a run, in no protocol
 # That none of the papers prints.
 EXTRA = ("image_f1_max", "pixel_aupro_0.30", "pixel_aupimo", "pixel_f1_max", *COSTS)
 METRICS = (
@@ -338,6 +338,7 @@ def _hardware(manifest):
     parts += [f"{manifest['threads']} threads"] if manifest["threads"] else []
     parts += [f"{manifest['devices']} devices"] if manifest.get("devices", "1") != "1" else []
     parts += [f"training steps in {manifest['precision']}"] if manifest.get("precision") else []
+    parts += ["training steps compiled by XLA"] if manifest.get("xla") else []
     return ", ".join(parts)
 
 
@@ -354,6 +355,10 @@ def _costs(paper, method, subject, by_seed, view):
         ),
         "training_seconds": (lambda run: run.status.get("training_seconds"), "scoring and pictures left out"),
         "parameters": (lambda run: run.metrics.get("parameters"), "trained weights of all networks"),
+        "peak_megabytes": (
+            lambda run: run.status.get("peak_megabytes"),
+            "resident memory of the process that trained and scored",
+        ),
     }
     found = []
     for metric, (of, note) in stored.items():
@@ -610,6 +615,8 @@ def show(value, metric):
         return f"{value:.3g}"
     if metric == "training_seconds":
         return f"{value / 60:.1f} min"
+    if metric == "peak_megabytes":
+        return f"{value / 1000:.1f} GB"
     if metric == "parameters":
         return f"{value / 1e6:.2f} M"
     return f"{value:.2f} s" if metric.startswith("seconds") else f"{value:.3f}"

@@ -26,7 +26,8 @@ class Order:
         path: of the category's data.
         runs: the runs folder.
         title: of its lines.
-        force, only_failed, rescore, no_export, threads, devices, precision, checkpoint_every: of the command.
+        force, only_failed, rescore, no_export, threads, devices, precision, xla, checkpoint_every: of the
+            command.
     """
 
     paper: str
@@ -41,6 +42,7 @@ class Order:
     threads: int | None = None
     devices: Devices = ONE
     precision: str = "float32"
+    xla: bool = False
     checkpoint_every: int = 1
 
     @property

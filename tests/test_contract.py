@@ -27,8 +27,10 @@ def tiny(request):
     return TINY[request.param]
 
 
-compiles = pytest.mark.parametrize("tiny", methods("draem", "grdnet", "fanogan", "cbigan"), indirect=True)
-repeats = pytest.mark.parametrize("tiny", methods("draem", "grdnet", "fanogan", "cbigan"), indirect=True)
+# FCBiGAN's graphs are those of test_reproduce_cli.py, killed and continued there too.
+COSTLY = ("draem", "grdnet", "fanogan", "cbigan", "fcbigan")
+compiles = pytest.mark.parametrize("tiny", methods(*COSTLY), indirect=True)
+repeats = pytest.mark.parametrize("tiny", methods(*COSTLY), indirect=True)
 
 
 def numbers(variables):

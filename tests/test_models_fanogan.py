@@ -265,6 +265,7 @@ def test_a_stop_in_the_first_phase_does_not_start_the_second(textures):
             self.model.stop_training = True
 
     detector = build(critic_steps=1)
+    detector.run_eagerly = True
     before = values(detector.encoder.weights)
     stack, sizes = stack_images(textures)
     sampler = TINY["fanogan"].sampler(sizes, detector.config)

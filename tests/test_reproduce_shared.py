@@ -63,6 +63,7 @@ class Grid:
             threads=None,
             devices=ONE,
             precision="float32",
+            xla=False,
             checkpoint_every=1,
         )
         runner.run_cell(paper, cell, self.data, run, self.channel, options, "a cell")

@@ -30,9 +30,13 @@ def numbers(variables):
 QUICK = TINY["anogan"]  # compiles fastest; three steps an epoch
 
 
-def trained(tiny, images, run, epochs, resume=False, callbacks=(), every=1):
-    """A detector trained to `epochs`, from the run's checkpoint if `resume`; built anew, as a new process would."""
+def trained(tiny, images, run, epochs, resume=False, callbacks=(), every=1, eagerly=False):
+    """A detector trained to `epochs`, from the run's checkpoint if `resume`; built anew, as a new process would.
+
+    A few steps run `eagerly` sooner than they are compiled.
+    """
     detector = tiny.build()
+    detector.run_eagerly = eagerly
     stack, sizes = stack_images(tiny.photographs(images))
     sampler = tiny.sampler(sizes, detector.config)
     start = load_state(run.checkpoint, detector.state) if resume else Position()
@@ -42,7 +46,7 @@ def trained(tiny, images, run, epochs, resume=False, callbacks=(), every=1):
 
 def test_resume_restores_optimiser_slots_and_seeds(textures, tmp_path):
     run = Run(tmp_path)
-    before = trained(TINY["fcbigan"], textures, run, 1)
+    before = trained(TINY["fcbigan"], textures, run, 1, eagerly=True)
     fresh = TINY["fcbigan"].build()
     assert load_state(run.checkpoint, fresh.state) == Position(1)
     for name, optimizer in before.optimizers.items():
@@ -114,14 +118,14 @@ def test_weights_that_are_not_finite_are_not_stored(textures, tmp_path):
                 self.model.generator.trainable_variables[0].assign(np.nan * self.model.generator.trainable_variables[0])
 
     with pytest.raises(Diverged, match="not finite after epoch 2; the checkpoint of epoch 1 is kept"):
-        trained(QUICK, textures, run, 3, callbacks=[Poison()])
+        trained(QUICK, textures, run, 3, callbacks=[Poison()], eagerly=True)
     with np.load(run.checkpoint) as stored:
         assert stored["epoch"] == 1 and all(np.isfinite(stored[name]).all() for name in stored.files)
 
 
 def test_a_row_beyond_the_checkpoint_is_cut_off(textures, tmp_path):
     run = Run(tmp_path)
-    trained(QUICK, textures, run, 2)
+    trained(QUICK, textures, run, 2, eagerly=True)
     rows = run.read_table("history.csv")
     run.write_table("history.csv", [*rows, {**rows[-1], "epoch": 3}])  # a kill before the third checkpoint
     assert [r["epoch"] for r in Recorder(run, 2, 3).rows] == ["1", "2"]
@@ -155,7 +159,7 @@ def test_non_finite_losses_stop_training_and_keep_the_last_checkpoint(textures, 
                 self.model.generator.trainable_variables[0].assign(np.nan * self.model.generator.trainable_variables[0])
 
     with pytest.raises(Diverged, match="epoch 2"):
-        trained(QUICK, textures, run, 3, callbacks=[Poison()])
+        trained(QUICK, textures, run, 3, callbacks=[Poison()], eagerly=True)
     detector = QUICK.build()
     assert load_state(run.checkpoint, detector.state) == Position(1)
     assert all(np.isfinite(v).all() for v in numbers(detector.variables))
@@ -176,6 +180,7 @@ def test_early_stopping_keeps_the_best_weights_and_resumes_to_the_same_stop(text
         run = Run(tmp_path / name)
         for epochs in stops:
             detector = QUICK.build()
+            detector.run_eagerly = True
             stack, sizes = stack_images(QUICK.photographs(textures))
             sampler = QUICK.sampler(sizes, detector.config)
             start = load_state(run.checkpoint, detector.state) if run.checkpoint.exists() else Position()
