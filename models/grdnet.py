@@ -48,6 +48,7 @@ LOSS_FIELDS = (
 )
 CASES = (1, 2, 3, 4)
 READINGS = ("target", "prediction")
+NOISES = ("rgb", "perlin", "texture")
 LEAST_GAIN = 1e-4  # by which the monitored loss must fall to count: Keras' ReduceLROnPlateau
 
 
@@ -83,7 +84,9 @@ class GRDNetConfig:
     epochs: int = 200  # [paper, 2q]
     corrupted: float = 0.75  # [2g] share of corrupted images
     highest_scale: int = 5  # [2g] cells of Perlin noise along an axis: 2^0 to 2^5
-    noise: str = "rgb"  # [2h] a random colour for each pixel; "perlin": smooth colours
+    noise: str = "rgb"  # [2h] a random colour for each pixel; "perlin": smooth colours; "texture": as DRAEM's
+    textures: int = 256  # [ours] as DRAEM's, for that noise alone
+    texture_folder: str = ""  # likewise
     seed: int = 0
 
     def __post_init__(self):
@@ -96,8 +99,8 @@ class GRDNetConfig:
             raise ValueError(f"loss_case must be one of {', '.join(map(str, CASES))}, not {self.loss_case}")
         if self.reading not in READINGS:
             raise ValueError(f"reading must be one of {', '.join(READINGS)}, not {self.reading!r}")
-        if self.noise not in ("rgb", "perlin"):
-            raise ValueError(f'noise must be "rgb" or "perlin", not {self.noise!r}')
+        if self.noise not in NOISES:
+            raise ValueError(f"noise must be one of {', '.join(NOISES)}, not {self.noise!r}")
 
     def images_per_epoch(self, available):
         """Images in an epoch: every one once, a last incomplete batch left out, other images each time."""

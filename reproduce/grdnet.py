@@ -33,15 +33,20 @@ PRIVATE = {"1": ("bfs_vials", "vials"), "6": ("bfs_vials", "vials")}
 
 def sampler(config, sizes, held_out=False):
     """Corrupted batches of whole images, turned by up to a quarter; with `held_out` one fixed batch, not turned."""
-    return corrupted(config, sizes, held_out, noise=config.noise)
+    return corrupted(config, sizes, held_out, noise=config.noise, sources=textures_of(config, config.noise))
 
 
 def draem_sampler(config, sizes, held_out=False):
     """The same with DRAEM's textures, opacities and rarer turns."""
-    textures = anomaly_sources(config.texture_folder, config.textures, config.patch_size, config.channels, config.seed)
-    return corrupted(
-        config, sizes, held_out, noise="texture", sources=textures, opacity=(0.2, 1.0), turned=config.turned
-    )
+    settings = dict(noise="texture", opacity=(0.2, 1.0), turned=config.turned)
+    return corrupted(config, sizes, held_out, sources=textures_of(config, "texture"), **settings)
+
+
+def textures_of(config, noise):
+    """The sources of a config of either method; None for noises without."""
+    c = config
+    kind = c.texture_folder, c.textures, c.patch_size, c.channels, c.seed
+    return anomaly_sources(*kind) if noise == "texture" else None
 
 
 def corrupted(config, sizes, held_out, **settings):

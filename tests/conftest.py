@@ -1,6 +1,7 @@
 """Shared fixtures: a tiny FCBiGAN, tiny images, the real data."""
 
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -18,6 +19,17 @@ def pytest_collection_modifyitems(items):
     """The files that take longest come first, so that two processes end together."""
     rank = {name: place for place, name in enumerate(FIRST)}
     items.sort(key=lambda item: rank.get(item.path.name, len(FIRST)))
+
+
+@pytest.fixture(autouse=True)
+def graphs_as_traced(request):
+    """Graphs of steps that run a few times are not rewritten first, which takes longer than the steps.
+
+    Slow tests, and the processes that tests start, rewrite them as users' do.
+    """
+    if tensorflow := sys.modules.get("tensorflow"):
+        usual = request.node.get_closest_marker("slow") is not None
+        tensorflow.config.optimizer.set_experimental_options({"disable_meta_optimizer": not usual})
 
 
 @pytest.fixture

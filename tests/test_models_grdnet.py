@@ -212,7 +212,7 @@ def test_without_the_unet():
         {"patch_size": 96, "stages": 7},
         {"loss_case": 5},
         {"reading": "both"},
-        {"noise": "texture"},
+        {"noise": "white"},
         {"patch_stride": 0},
         {"width": 0},
     ],

@@ -60,6 +60,9 @@ def test_samplers_follow_the_notes():
     draem = grdnet.draem_sampler(DRAEMConfig(textures=3), ((128, 128),) * 20)
     assert (draem.noise, draem.corrupted, draem.opacity, draem.turned) == ("texture", 0.5, (0.2, 1.0), 0.3)
     assert draem.sources.shape == (3, 128, 128, 3)
+    textured = grdnet.sampler(GRDNetConfig(noise="texture", textures=3), ((128, 128),) * 20)
+    assert (textured.corrupted, textured.opacity, textured.turned) == (0.75, (0.5, 1.0), 1.0)  # still GRD-Net's
+    np.testing.assert_array_equal(textured.sources, draem.sources)
     assert grdnet.sampler(GRDNetConfig(image_size=256), ((256, 256),) * 8).stride == 64
     held = grdnet.sampler(GRDNetConfig(), ((128, 128),) * 40, held_out=True)
     assert held.steps == 1 and held.batch_size == 32 and not held.augment

@@ -180,7 +180,6 @@ def test_early_stopping_keeps_the_best_weights_and_resumes_to_the_same_stop(text
         run = Run(tmp_path / name)
         for epochs in stops:
             detector = QUICK.build()
-            detector.run_eagerly = True
             stack, sizes = stack_images(QUICK.photographs(textures))
             sampler = QUICK.sampler(sizes, detector.config)
             start = load_state(run.checkpoint, detector.state) if run.checkpoint.exists() else Position()
