@@ -27,6 +27,7 @@ def main():
     from ganspect.models.anogan import AnoGAN, AnoGANConfig
 
     detector = AnoGAN(AnoGANConfig(search_steps=options.steps, search_batch=options.batch))
+    detector.compile()
     images = list(np.random.default_rng(0).integers(0, 256, (options.batch, 128, 128, 1)).astype("uint8"))
     together, alone = detector.evidences(images), [detector.evidence(images[0])]  # compiles both
     rates = {"batched": [], "single": []}

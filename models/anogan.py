@@ -28,6 +28,7 @@ import numpy as np
 from keras import layers, ops
 
 from ganspect.models import losses, optimizers
+from ganspect.models.convolutions import fast
 from ganspect.models.detector import Detector
 
 SIZES = (32, 64, 128, 256)
@@ -382,7 +383,7 @@ class AnoGAN(Detector):
     def _searched(self, images):
         """`search` of uint8 images, compiled; where compiled loops are slow, one compiled step after the other."""
         if self.loops_are_compiled():
-            return self._once("search", lambda x: self.search(self.prepare(x)))(images)
+            return self._once("search", self._search_fast)(images)
         step = self._once("step", lambda state, x, f: self.search_step(state, x, f))
         x = ops.convert_to_numpy(self.prepare(images))
         features = self._once("features", lambda x: self.discriminator(x, training=False)[1])(x)
@@ -394,6 +395,11 @@ class AnoGAN(Detector):
             found = judge(state[1], x, features, state[0])
             best = found if best is None else {k: np.asarray(v) for k, v in better(found, best).items()}
         return best
+
+    def _search_fast(self, images):
+        """`search` with the gradients of `models.convolutions`, which exported models do without."""
+        with fast():
+            return self.search(self.prepare(images))
 
     def _dense_searched(self, image):
         """`dense_search` of one uint8 image `[1, S, S, C]`; moves the state that the next image starts from."""

@@ -211,14 +211,19 @@ def chosen(slopes, kernel, size, stride, padding):
     pixels = (slopes[0] or 1) * slopes[1] * slopes[2]
     if padding == "VALID" and tuple(kernel[:2]) == tuple(size):
         return "whole", "whole"
-    if stride == 2:
-        return ("phases", "windows") if inputs >= 16 and pixels >= 1024 else ("stock", "stock")
+    if stride == 2 and inputs < 16:
+        return "stock", "stock"
+    if stride == 2:  # the fewer the pixels, the more channels are needed to pay for the kernel in another order
+        images = "phases" if pixels >= (128 if inputs * outputs >= 2**15 else 1024) else "stock"
+        return images, "windows" if pixels >= (32 if inputs * outputs >= 2**18 else 1024) else "stock"
     if tuple(kernel[:2]) == (1, 1):
         return ("turned", "windows") if pixels >= 4096 else ("stock", "stock")
-    images = "turned" if pixels >= 8192 and 8 <= inputs and outputs <= inputs else "stock"
-    if pixels >= 8192:
+    many, work = pixels >= 8192, inputs * outputs
+    turned = outputs <= inputs and (inputs >= 8 if many else pixels >= 4096 and inputs >= 64)
+    images = "turned" if turned or (pixels >= 256 and work >= 2**18) else "stock"
+    if many or (pixels >= 4096 and inputs >= 64 and outputs <= inputs):
         return images, "rows" if inputs >= 16 else "stock"
-    return images, "windows" if inputs * outputs >= 2**16 else "stock"
+    return images, "windows" if work >= 2**16 else "stock"
 
 
 def wide_block(images, kernel, stride, padding):
