@@ -1,8 +1,8 @@
 """Runs every benchmark and writes benchmarks/results.md: `make benchmark`, or `python benchmarks [--only NAME ...]`.
 
 A section is a script and its arguments; what the script prints, Markdown, is what the page shows below the command. To
-add one, add a line to `SECTIONS`. `--only` runs the sections whose script has such a name and keeps the others as they
-stand in the file.
+add one, add a line to `SECTIONS`. `--only` runs the sections whose script or title has such a name and keeps the others as
+they stand in the file.
 """
 
 import argparse
@@ -86,7 +86,7 @@ SECTIONS = (
     ),
     Section("Forms of convolutions", "convolutions.py --rounds 3"),
     Section("Steps that repeat", "repeatable_steps.py"),
-    Section("Memory", "memory.py"),
+    Section("Memory", "memory.py --profiles quick paper"),
     Section("Pixel metrics beside scikit-learn's", "pixel_metrics.py --pixels 10000000 --limit 25", needs="sklearn"),
 )
 
@@ -116,11 +116,12 @@ def present(name):
 def main():
     """Runs the sections and writes the page after each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="scripts, without .py")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="scripts, without .py, or titles of sections")
     options = parser.parse_args()
     kept = stored(PAGE.read_text(encoding="utf-8")) if PAGE.exists() else {}
     for section in SECTIONS:
-        if (options.only and Path(section.script.split()[0]).stem not in options.only) or not present(section.needs):
+        names = {section.title, Path(section.script.split()[0]).stem}
+        if (options.only and not names & {*options.only}) or not present(section.needs):
             continue
         print(section.command, flush=True)
         kept[section.title] = section.run()
