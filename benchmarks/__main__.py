@@ -1,8 +1,8 @@
 """Runs every benchmark and writes benchmarks/results.md: `make benchmark`, or `python benchmarks [--only NAME ...]`.
 
 A section is a script and its arguments; what the script prints, Markdown, is what the page shows below the command. To
-add one, add a line to `SECTIONS`. `--only` runs the sections whose script or title has such a name and keeps the others as
-they stand in the file.
+add one, add a line to `SECTIONS`. `--only` runs the sections whose script or title has such a name and keeps the
+others as they stand in the file.
 """
 
 import argparse

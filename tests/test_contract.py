@@ -168,6 +168,7 @@ def test_the_checkpoint_holds_every_variable_once(tiny):
     assert {id(v) for v in expected} <= set(held)
 
 
+@pytest.mark.parametrize("tiny", methods("draem", "grdnet", "fanogan", "cbigan"), indirect=True)
 def test_networks_save_and_load(tiny, tmp_path):
     detector = tiny.build()
     batch = tiny.batch()
