@@ -16,7 +16,7 @@ import steps  # noqa: E402
 import textbook  # noqa: E402
 
 
-@pytest.mark.parametrize("name", ["ganomaly", "draem", "cbigan"])
+@pytest.mark.parametrize("name", ["ganomaly", pytest.param("draem", marks=pytest.mark.slow), "cbigan"])
 def test_losses_of_the_first_step_are_ours(name):
     case = "cbigan_critic" if name == "cbigan" else name
     for label, step in textbook.STEPS[case].items():
