@@ -1,8 +1,8 @@
 """What `training.fit` adds to the steps that it runs: seconds of an epoch beside those of the bare compiled step.
 
-    python benchmarks/fit_overhead.py [--width 12] [--steps 15] [--rounds 5]
+    python benchmarks/fit_overhead.py [--width 4] [--steps 10] [--rounds 4]
 
-FCBiGAN on 48-pixel patches, batch 32, a step of about 200 ms at the default width on two quiet cores. An epoch under
+FCBiGAN on 48-pixel patches, batch 32, a step of some 200 ms at the default width on two quiet cores. An epoch under
 `fit` has all that trainings have: the sampler's draws, `tf.data`, running means, the callbacks of a run with its
 checkpoint and history. The bare step is called as often on one batch that is there already. Both run the same graph
 alike; rounds take turns; medians.
@@ -19,9 +19,9 @@ import timing
 def main():
     """Prints a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--width", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=15)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--width", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=4)
     options = parser.parse_args()
 
     import tensorflow as tf
