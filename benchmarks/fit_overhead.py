@@ -12,7 +12,6 @@ import argparse
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import timing
 
 
@@ -26,19 +25,13 @@ def main():
 
     import tensorflow as tf
 
-    from ganspect.data.patches import PatchSampler, stack_images
-    from ganspect.models.fcbigan import FCBiGAN, FCBiGANConfig
     from ganspect.training.callbacks import ProgressReport, Recorder, StopOnSignal
     from ganspect.training.fit import fit
     from ganspect.training.grid import Channel
     from ganspect.training.run import Run
 
-    detector = FCBiGAN(FCBiGANConfig(width=options.width))
-    detector.compile()
+    detector, stack, sampler = timing.fcbigan(options.width, options.steps)
     config = detector.config
-    images = [np.random.default_rng(i).integers(0, 256, (696, 1024, 1)).astype("uint8") for i in range(5)]
-    stack, sizes = stack_images(images)
-    sampler = PatchSampler(sizes, config.patch_size, config.batch_size * options.steps, config.batch_size)
     batch = detector.prepare(sampler.batch(stack, {name: values[0] for name, values in sampler.draws(0).items()}))
     step, epochs = tf.function(detector.step, autograph=False), 0
 

@@ -7,12 +7,10 @@ and their ratio: the pipeline must be far faster than the step it feeds.
 """
 
 import argparse
-import os
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import numpy as np
+import timing
 
 
 def main():
@@ -25,15 +23,10 @@ def main():
 
     import tensorflow as tf
 
-    from ganspect.data.patches import PatchSampler, sampled_dataset, stack_images
-    from ganspect.models.fcbigan import FCBiGAN, FCBiGANConfig
+    from ganspect.data.patches import sampled_dataset
 
-    detector = FCBiGAN(FCBiGANConfig(width=options.width))
-    detector.compile()
+    detector, stack, sampler = timing.fcbigan(options.width, options.steps)
     config = detector.config
-    images = [np.random.default_rng(i).integers(0, 256, (696, 1024, 1)).astype("uint8") for i in range(5)]
-    stack, sizes = stack_images(images)
-    sampler = PatchSampler(sizes, config.patch_size, config.batch_size * options.steps, config.batch_size)
     dataset = sampled_dataset(stack, sampler, detector.prepare, epochs=1)
     step = tf.function(detector.step)
     batch = next(iter(dataset))

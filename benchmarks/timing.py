@@ -39,3 +39,21 @@ def peak(side=2048, rounds=5):
 def table(head, rows):
     """A Markdown table of texts."""
     return "\n".join(["| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *rows)])
+
+
+def fcbigan(width, steps):
+    """FCBiGAN on random images as many and as large as NanoTWICE's.
+
+    Returns:
+        `(compiled detector, stack of images, sampler of so many batches an epoch)`.
+    """
+    from ganspect.data.patches import PatchSampler, stack_images
+    from ganspect.models.fcbigan import FCBiGAN, FCBiGANConfig
+
+    detector = FCBiGAN(FCBiGANConfig(width=width))
+    detector.compile()
+    c = detector.config
+    stack, sizes = stack_images(
+        [np.random.default_rng(i).integers(0, 256, (696, 1024, 1)).astype("uint8") for i in range(5)]
+    )
+    return detector, stack, PatchSampler(sizes, c.patch_size, c.batch_size * steps, c.batch_size)
