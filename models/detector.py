@@ -35,7 +35,7 @@ class Detector(keras.Model):
             anomaly depends on pixels at most c away, in tiles that begin at multiples of a; not quite where not exact.
         precision: of the arithmetic in `step`, see `models.precision`; set before the first step.
         xla: whether TensorFlow compiles `train_step` with XLA; set before `compile`. JAX does so always. On CPUs it
-            gains on none but the smallest networks and takes long to compile (`benchmarks/steps.py --xla`); random
+            wins for some networks, loses for others and takes long to compile (`benchmarks/steps.py --xla`); random
             draws are others under it.
         phase: which part of its schedule `step` trains, read when a step is compiled; None: all steps are alike.
     """
