@@ -212,7 +212,7 @@ def gflop(name, options):
     """What a step of a case needs, by XLA's count; None where it cannot be counted."""
     import keras
 
-    if keras.backend.backend() != "jax":
+    if keras.backend.backend() != "jax" or on_accelerator(options):  # XLA counts on a CPU alone
         command = [sys.executable, __file__, "--count", "--methods", name]
         command += [part for key in ("batch", "width") if (v := getattr(options, key)) for part in (f"--{key}", str(v))]
         environment = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}

@@ -25,6 +25,7 @@ from ganspect.evaluation import metrics, palette
 BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, BLACK = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")  # fmt: skip
 CYCLE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+FEW = 5  # names of lines that fit into a plot
 TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = (0, 158, 115), (240, 170, 0), (204, 60, 170)
 WIDTH = 12.0  # inches, 1200 px at 100 dpi
 MAP_COLOURS = "inferno"
@@ -314,7 +315,10 @@ def _finish(axis: Axes, title: str, xlabel: str, ylabel: str) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.25)
     handles, labels = axis.get_legend_handles_labels()
-    if handles:
+    if len(handles) > FEW:  # beside the plot, which they would cover
+        place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0.0}
+        axis.legend(handles, labels, fontsize=9, frameon=False, **place)
+    elif handles:
         axis.legend(handles, labels, fontsize=11, frameon=False)
 
 
@@ -344,7 +348,8 @@ def training_curves(
     figure = Figure(figsize=(WIDTH * 0.85, 6.5 if metric_curves else 4), layout="constrained")
     axes = figure.subplots(1 + bool(metric_curves), sharex=True, squeeze=False)[:, 0]
     for index, (name, values) in enumerate(history.items()):
-        _loss(axes[0], np.asarray(steps), np.asarray(values, np.float64), name, CYCLE[index % len(CYCLE)])
+        style = {"color": CYCLE[index % len(CYCLE)], "linestyle": ("-", "--", ":")[index // len(CYCLE) % 3]}
+        _loss(axes[0], np.asarray(steps), np.asarray(values, np.float64), name, style)
     values = np.concatenate([np.asarray(values, np.float64) for values in history.values()] or [np.empty(0)])
     values = values[np.isfinite(values)]
     if len(values) and values.min() > 0 and values.max() > 20 * values.min():
@@ -363,19 +368,19 @@ def training_curves(
     return figure
 
 
-def _loss(axis: Axes, steps: np.ndarray, values: np.ndarray, name: str, colour: str) -> None:
+def _loss(axis: Axes, steps: np.ndarray, values: np.ndarray, name: str, style: dict) -> None:
     if len(steps) != len(values):
         raise ValueError(f"{name}: {len(values)} values at {len(steps)} steps")
     window = max(1, len(values) // 50)
     if window < 4:
-        axis.plot(steps, values, color=colour, linewidth=1.6, label=name)
+        axis.plot(steps, values, **style, linewidth=1.6, label=name)
         return
-    axis.plot(steps, values, color=colour, linewidth=0.6, alpha=0.25)
+    axis.plot(steps, values, **style, linewidth=0.6, alpha=0.25)
     kernel, finite = np.ones(window), np.isfinite(values)
     count = np.convolve(finite, kernel, "same")
     total = np.convolve(np.where(finite, values, 0), kernel, "same")
     mean = np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
-    axis.plot(steps, mean, color=colour, linewidth=1.8, label=name)
+    axis.plot(steps, mean, **style, linewidth=1.8, label=name)
 
 
 def image_grid(images: Sequence, titles: Sequence[str] | None = None, columns: int = 6) -> Figure:

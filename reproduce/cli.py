@@ -91,7 +91,7 @@ def add_report(commands):
         "--compare", nargs=2, metavar=("RUNS_A", "RUNS_B"), help="differences of two runs folders, cell by cell"
     )
     command.add_argument("--output", default=".", metavar="DIR", help="with --compare: where compare.csv is written")
-    kept = "rows there of cells without a finished run here stay"
+    kept = "rows there of cells without a scored run here stay"
     command.add_argument(
         "--results", metavar="DIR", help=f"also copy there what may be committed: rows, tables, plots; {kept}"
     )

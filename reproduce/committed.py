@@ -1,7 +1,8 @@
 """Committed results joined with those of the runs here: what was measured on another machine stays.
 
-A cell is a method on a category of a data set. Its committed rows stay, byte for byte, as long as none of its runs here
-is finished; else all of them are replaced by the rows of the runs here, whatever their scores, metrics and protocols.
+A cell is a method on a category of a data set. Its committed rows stay, byte for byte, as long as none of its runs
+here gives rows (`tables.counted`); else all of them are replaced by the rows of the runs here, whatever their scores,
+metrics and protocols.
 """
 
 import csv
@@ -10,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ganspect.reproduce import tables
-from ganspect.training.run import Run
 
 NUMBERS = {"value": float, "low": float, "high": float, "seeds": int}
 POINT = ("category", "alpha", "lambda")  # columns that tell the points of a curve across runs apart
@@ -22,7 +22,7 @@ class Joined:
 
     Args:
         rows: list of dicts with `tables.COLUMNS`: cells in the script's order, then the means of groups.
-        kept: `{(method, dataset, category): number of rows}` of cells without a finished run here.
+        kept: `{(method, dataset, category): number of rows}` of cells of which no run here gives rows.
         replaced: the same of cells with one.
         dropped: `{label, place and table: number of rows}` of what the script does not have.
     """
@@ -36,7 +36,7 @@ class Joined:
         """Lines for the terminal; empty where nothing was committed."""
         lines = []
         for what, found in (
-            ("kept, as none of their runs is finished here", self.kept),
+            ("kept, as no run of theirs here is finished or was scored", self.kept),
             ("replaced by the runs here", self.replaced),
         ):
             if found:
@@ -47,7 +47,7 @@ class Joined:
 
 
 def join(paper, cells, runs, path):
-    """Rows of a committed CSV file joined with those of the finished runs here.
+    """Rows of a committed CSV file joined with those of the runs here.
 
     Means over groups are made anew from the rows of both, with an interval over seeds only where every seed's value is
     known; those that no run here changes stay.
@@ -62,7 +62,7 @@ def join(paper, cells, runs, path):
         `Joined`.
     """
     known = methods_by_label(paper)
-    here = {_place(c) for c in cells if Run(c.folder(runs)).status["state"] == "finished"}
+    here = {_place(cell) for cell, _ in tables.counted(cells, runs)}
     kept, replaced, dropped, old, members = {}, {}, {}, {}, tables.by_category(paper, cells, runs)
     for row in read(path):
         cell = (known.get(row["method"]), row["dataset"], row["category"])

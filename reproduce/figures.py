@@ -114,6 +114,7 @@ def pixels_by_kind(detector, arrays, evidence, name):
 
 def draw_curves(paper, run: Run):
     """Stores `curve_figure` of a run."""
+    (run.path / "figures").mkdir(exist_ok=True)
     plots.save_figure(curve_figure(paper, run), run.path / "figures" / "training.png")
 
 

@@ -85,12 +85,19 @@ TABLES = {
             ("casting", "GANomaly, grayscale", ("colour",) * 2),
         ),
     ),
-    "grdnet": ReadmeTable(
-        "grdnet",
-        (AUROC, PIXEL),
-        tuple((category, label, ("2",) * 2) for category in ("pill", "bottle") for label in ("GRD-Net", "DRAEM")),
-        "10",
-    ),
+    **{
+        name: ReadmeTable(
+            "grdnet",
+            (AUROC, PIXEL),
+            tuple((category, label, (of,) * 2) for category in ("pill", "bottle") for label in labels),
+            epochs,
+        )
+        for name, of, epochs, labels in (
+            ("grdnet", "2", "10", ("GRD-Net", "DRAEM")),
+            ("grdnet-35", "3", "35", ("GRD-Net", "DRAEM")),
+            ("grdnet-100", "4", "100", ("DRAEM",)),
+        )
+    },
     "grdnet-others": ReadmeTable(
         "grdnet",
         (AUROC, PIXEL),

@@ -36,10 +36,8 @@ def write(paper, cells, runs, console):
     for name, text in (("md", formats.markdown(paper, joined, claims)), ("tex", formats.latex(paper, joined))):
         with atomic_write(folder / f"tables.{name}") as file:
             file.write(text)
-    for cell in cells:
-        run = Run(cell.folder(runs))
-        if run.status["state"] == "finished":
-            figures.draw_curves(paper, run)
+    for _, run in tables.counted(cells, runs):
+        figures.draw_curves(paper, run)
     if hasattr(paper, "draw"):
         (folder / "figures").mkdir(parents=True, exist_ok=True)
         paper.draw(cells, runs, folder / "figures")
@@ -94,11 +92,12 @@ def write_index(papers, runs):
 def publish(paper, cells, runs, folder, console):
     """Copies the results that may be committed: rows, tables, and pictures as far as the data's licence allows.
 
-    Rows there of cells without a finished run here stay (see `committed.join`), and the tables are made of all rows;
+    Rows there of cells without a scored run here stay (see `committed.join`), and the tables are made of all rows;
     pictures of runs that are not here stay too, as do curves across runs that would lose points.
 
-    Curves and histograms of any data; panels and generated images only of MVTec AD and of the synthetic set. Of each
-    run, where the script names them (`PUBLISHED`), only pictures whose names start so.
+    Curves (their numbers too, in `curves/`) and histograms of any data; panels and generated images only of MVTec AD
+    and of the synthetic set. Of each run, where the script names them (`PUBLISHED`), only pictures whose names start
+    so.
 
     Args:
         paper, cells, runs: as in `write`, which must have run before.
@@ -113,7 +112,22 @@ def publish(paper, cells, runs, folder, console):
     for line in both.remarks():
         console.print(f"{folder / paper.NAME}.csv: {line}", markup=False, highlight=False, soft_wrap=True)
     _copy_pictures(paper, cells, runs, folder)
+    _copy_curves(paper, cells, runs, folder)
     _copy_across(paper, cells, runs, folder, console)
+
+
+def _copy_curves(paper, cells, runs, folder):
+    """The test metrics of each run against training steps, in full."""
+    for cell, run in tables.counted(cells, runs):
+        name = f"{paper.NAME}_{cell.method}_{_place_of(paper, cell)}_seed_{cell.seed}.csv"
+        if (run.path / "curve.csv").exists():
+            (folder / "curves").mkdir(parents=True, exist_ok=True)
+            _copy(run.path / "curve.csv", folder / "curves" / name)
+
+
+def _place_of(paper, cell):
+    """A cell's category as file names have it."""
+    return tables.shown_category(paper, cell.subject.dataset, cell.subject.category).replace(" (", "_").replace(")", "")
 
 
 def _copy_pictures(paper, cells, runs, folder):
@@ -123,9 +137,7 @@ def _copy_pictures(paper, cells, runs, folder):
         for picture in sorted((Run(cell.folder(runs)).path / "figures").glob("*.png")):
             allowed = picture.stem.startswith(PLOTS) or cell.subject.dataset in SHOWABLE
             if allowed and picture.stem.startswith(chosen):
-                category = tables.shown_category(paper, cell.subject.dataset, cell.subject.category)
-                category = category.replace(" (", "_").replace(")", "")
-                name = f"{paper.NAME}_{cell.method}_{category}_seed_{cell.seed}_{picture.name}"
+                name = f"{paper.NAME}_{cell.method}_{_place_of(paper, cell)}_seed_{cell.seed}_{picture.name}"
                 _copy(picture, folder / "figures" / name)
 
 

@@ -159,7 +159,7 @@ def verdict(row, printed, limits):
 
 
 def measured(paper, cells, runs):
-    """Rows of every finished cell, seeds joined, then the means of groups of categories.
+    """Rows of every cell that `counted` names, seeds joined, then the means of groups of categories.
 
     Args:
         paper: the paper's script.
@@ -176,10 +176,8 @@ def measured(paper, cells, runs):
 def by_category(paper, cells, runs):
     """The rows of `measured` without the means, as a list of `Found`."""
     trainings = {}
-    for cell in cells:
-        run = Run(cell.folder(runs))
-        if run.status["state"] == "finished":
-            trainings.setdefault((cell.method, cell.subject, cell.protocol), {})[cell.seed] = run
+    for cell, run in counted(cells, runs):
+        trainings.setdefault((cell.method, cell.subject, cell.protocol), {})[cell.seed] = run
     found, printed = [], _printed(paper)
     for (method, subject, protocol), by_seed in trainings.items():
         protocols = [protocol] if protocol != "both" else ["paper", "clean"]
@@ -188,6 +186,23 @@ def by_category(paper, cells, runs):
         for name in protocols:
             found += _rows(paper, method, subject, name, by_seed, printed)
     return found
+
+
+def counted(cells, runs):
+    """The cells that give rows, each with its run: `[(Cell, Run)]`.
+
+    They are the finished ones and, where a method has none of a category, those that stopped on the way: with the
+    epochs at which they were scored before.
+    """
+    stored = [(cell, Run(cell.folder(runs))) for cell in cells]
+    whole = {(cell.method, cell.subject) for cell, run in stored if run.status["state"] == "finished"}
+
+    def counts(cell, run):
+        if (cell.method, cell.subject) in whole:
+            return run.status["state"] == "finished"
+        return bool(run.scored_before())
+
+    return [(cell, run) for cell, run in stored if counts(cell, run)]
 
 
 def _printed(paper):
@@ -211,7 +226,8 @@ def _rows(paper, method, subject, protocol, by_seed, printed):
     ours, first = paper.METHODS[method], next(iter(by_seed.values()))
     views = milestones.views(paper, ours, subject, first.config)
     rows = [row for view in views for row in _view_rows(paper, ours, subject, protocol, by_seed, view, printed)]
-    return rows + (_costs(paper, ours, subject, by_seed, views[0]) if protocol == "paper" else [])
+    whole = all(run.metrics for run in by_seed.values())
+    return rows + (_costs(paper, ours, subject, by_seed, views[0]) if protocol == "paper" and whole else [])
 
 
 def _view_rows(paper, ours, subject, protocol, by_seed, view, printed):
@@ -227,6 +243,7 @@ def _view_rows(paper, ours, subject, protocol, by_seed, view, printed):
     images = metrics["train_images"], metrics["all_train_images"]
     trained = f"trained on {images[0]} of {images[1]} normal images"
     after = f"after {view.epoch} of the {view.milestone} epochs" if 0 < view.epoch < view.milestone else ""
+    after = _texts(after, _stopped(by_seed))
     suffixes = _suffixes(ours.of(paper, "scores"), metrics)
     rows = []
     for label, metric, by_run, first in _values(suffixes, measured, protocol):
@@ -253,6 +270,14 @@ def _view_rows(paper, ours, subject, protocol, by_seed, view, printed):
     if protocol == "clean":
         return rows
     return rows + _losses(paper, ours, common, by_seed, view, changes, _texts(after, trained, ours.note, note), printed)
+
+
+def _stopped(by_seed):
+    """How far trainings came that stopped on the way; empty where all are finished."""
+    short = [run for run in by_seed.values() if run.status["state"] != "finished"]
+    if not short:
+        return ""
+    return f"a training of {short[0].config['epochs']} epochs, stopped after {min(map(Run.epochs_done, short))}"
 
 
 def _changes(ours, subject, run, view):

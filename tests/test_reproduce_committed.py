@@ -63,7 +63,7 @@ def test_without_runs_the_committed_files_stay_as_they_are(paper, results, tmp_p
     text = publish(paper, tmp_path / "runs", results)
     assert (results / f"{paper.NAME}.csv").read_bytes() == (RESULTS / f"{paper.NAME}.csv").read_bytes()
     assert (results / f"{paper.NAME}.md").read_bytes() == (RESULTS / f"{paper.NAME}.md").read_bytes()
-    assert "kept, as none of their runs is finished here" in text and "dropped" not in text
+    assert "kept, as no run of theirs here is finished or was scored" in text and "dropped" not in text
 
 
 def test_means_made_anew_from_rows_are_those_made_from_runs(results, tmp_path):

@@ -14,10 +14,10 @@ from ganspect.data.patches import stack_images
 from ganspect.data.regions import with_regions
 from ganspect.models.draem import DRAEMConfig
 from ganspect.models.grdnet import GRDNet, GRDNetConfig
-from ganspect.reproduce import cells, grdnet, milestones, tables
+from ganspect.reproduce import cells, committed, grdnet, milestones, tables
 from ganspect.training.files import write_json
 from ganspect.training.fit import fit
-from ganspect.training.run import Run
+from ganspect.training.run import Run, write_csv
 
 PILL = next(s for s in grdnet.SUBJECTS if s.category == "pill")
 
@@ -68,11 +68,11 @@ def test_samplers_follow_the_notes():
     assert held.steps == 1 and held.batch_size == 32 and not held.augment
 
 
-def store(runs, method, epochs, values, **config):
-    """A finished run on `pill`, with image AUROC `values` of `{epoch: value}`."""
+def store(runs, method, epochs, values, seed=0, done=None, **config):
+    """A run on `pill` with image AUROC `values` of `{epoch: value}`: finished, or stopped after `done` epochs."""
     ours = grdnet.METHODS[method]
     settings = {"channels": 3, **ours.settings_for(PILL), "epochs": epochs, **config}
-    cell = cells.Cell("grdnet", method, PILL, 0, cells.Profile(), settings)
+    cell = cells.Cell("grdnet", method, PILL, seed, cells.Profile(), settings)
     run = Run(cell.folder(runs))
     manifest = {"command": "c", "commit": "0" * 40, "dirty": False, "hardware": "h", "threads": 2, "date": "2026-01-01"}
     write_json(run.path / "config.json", vars(ours.config(**settings)) | {"category": "pill"})
@@ -86,10 +86,10 @@ def store(runs, method, epochs, values, **config):
     losses = {"adversarial": 1e-3, "contextual": 0.5, "encoding": 1e-4, "dissimilarity": 0.4}
     rows = [
         {"epoch": e, "step": e} | losses | {f"held_out_{name}": 2 * value for name, value in losses.items()}
-        for e in range(1, epochs + 1)
+        for e in range(1, (done or epochs) + 1)
     ]
     run.write_table("history.csv", rows)
-    run.set_status("finished")
+    run.set_status("interrupted" if done else "finished")
     return cell
 
 
@@ -114,6 +114,32 @@ def test_rows_of_every_epoch_beside_their_printed_values(tmp_path):
         r for r in tables.measured(grdnet, [reduced], tmp_path) if r["table"] == "2" and r["metric"] == "image_auroc"
     )
     assert row["verdict"] == "reduced model, reduced schedule (0.4)" and "after 4 of the 10 epochs" in row["note"]
+
+
+def test_rows_of_a_training_that_stopped_on_the_way(tmp_path):
+    stopped = store(tmp_path, "grdnet", 100, {10: 0.775, 35: 0.80}, done=70)
+    rows = [r for r in tables.measured(grdnet, [stopped], tmp_path) if r["protocol"] == "paper"]
+    assert {(r["table"], r["epochs"], r["metric"]) for r in rows if r["metric"] in grdnet.AUROC} == {
+        (table, epochs, metric) for table, epochs in (("2", "10"), ("3", "35")) for metric in grdnet.AUROC
+    }
+    assert all("a training of 100 epochs, stopped after 70" in r["note"] for r in rows)
+    assert [r["verdict"] for r in rows if r["epochs"] == "10" and r["metric"] == "image_auroc"] == ["reproduced"]
+    assert not [r for r in rows if r["metric"] == "seconds_per_image"]  # measured at the end
+    whole = store(tmp_path, "grdnet", 10, {10: 0.6}, seed=1)
+    rows = tables.measured(grdnet, [stopped, whole], tmp_path)
+    found = {(r["epochs"], r["value"], r["seeds"]) for r in rows if r["metric"] == "image_auroc"}
+    assert found == {("10", 0.6, 1), ("", 0.6, 1)}  # the latter of the last epoch, in the table of regions
+    assert "stopped" not in "".join(r["note"] for r in rows)
+    early = store(tmp_path, "draem", 100, {}, done=4)
+    assert not tables.measured(grdnet, [early], tmp_path)
+
+
+def test_committed_rows_give_way_to_those_of_a_training_that_stopped(tmp_path):
+    old = store(tmp_path / "old", "grdnet", 10, {10: 0.6})
+    write_csv(tmp_path / "grdnet.csv", tables.measured(grdnet, [old], tmp_path / "old"), tables.COLUMNS)
+    cell = store(tmp_path / "new", "grdnet", 100, {10: 0.7}, done=12)
+    found = committed.join(grdnet, [cell], tmp_path / "new", tmp_path / "grdnet.csv")
+    assert {r["value"] for r in found.rows if r["metric"] == "image_auroc"} == {0.7} and not found.kept
 
 
 def test_losses_stand_beside_those_of_the_private_vials(tmp_path):

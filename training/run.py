@@ -64,6 +64,15 @@ class Run:
         """The metrics after an epoch, the last one included; empty where it was not measured."""
         return self.metrics if epoch == self.config.get("epochs", 0) else read_json(self.metrics_path(epoch), {})
 
+    def scored_before(self):
+        """The epochs before the last after which the run was scored, ascending."""
+        epochs = [path.stem.removeprefix("metrics_") for path in self.path.glob("metrics_*.json")]
+        return sorted(int(epoch) for epoch in epochs if epoch.isdigit())
+
+    def epochs_done(self):
+        """Finished epochs, by history.csv."""
+        return max((int(row["epoch"]) for row in self.read_table("history.csv")), default=0)
+
     @property
     def scores(self):
         """The rows of scores_<epoch>.csv after the last epoch that was scored; empty where none was."""
