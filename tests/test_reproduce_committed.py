@@ -115,10 +115,12 @@ def headline(path):
 
 
 def test_a_run_here_replaces_every_row_of_its_cell_and_no_other(results, tmp_path):
-    store(tmp_path / "runs", "bigan", "pill", 0.6)
+    curve = Run(store(tmp_path / "runs", "bigan", "pill", 0.6).folder(tmp_path / "runs")).path / "curve.csv"
+    curve.write_text("epoch,step\n1,2\n")
     unfinished = store(tmp_path / "runs", "cbigan", "pill", 0.6)
     Run(unfinished.folder(tmp_path / "runs")).set_status("running")
     text = publish(cbigan, tmp_path / "runs", results)
+    assert (results / "curves" / "cbigan_bigan_pill_seed_0.csv").read_bytes() == curve.read_bytes()
     label = cbigan.METHODS["bigan"].label
     old, new = ([r for r in committed.read(f / "cbigan.csv") if r["category"] == "pill"] for f in (RESULTS, results))
     ours = [r for r in new if committed.methods_by_label(cbigan)[r["method"]] == "bigan"]
