@@ -18,7 +18,7 @@ $(VENV)/tested: $(VENV)/installed
 	touch $@
 
 reproduce: $(VENV)/installed
-	$(BIN)/ganspect reproduce all --profile smoke
+	$(BIN)/ganspect reproduce all --profile smoke --jobs 2
 
 test: $(VENV)/tested
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
