@@ -1,11 +1,12 @@
 """Committed results joined with those of the runs here: what was measured on another machine stays.
 
 A cell is a method on a category of a data set. Its committed rows stay, byte for byte, as long as none of its runs
-here gives rows (`tables.counted`); else all of them are replaced by the rows of the runs here, whatever their scores,
-metrics and protocols.
+here gives rows (`tables.counted`), or those that do were stopped before the epochs that the rows reach; else all of
+them are replaced by the rows of the runs here, whatever their scores, metrics and protocols.
 """
 
 import csv
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,14 @@ class Joined:
     Args:
         rows: list of dicts with `tables.COLUMNS`: cells in the script's order, then the means of groups.
         kept: `{(method, dataset, category): number of rows}` of cells of which no run here gives rows.
+        longer: the same of cells whose trainings here were stopped before the epochs of the committed rows.
         replaced: the same of cells with one.
         dropped: `{label, place and table: number of rows}` of what the script does not have.
     """
 
     rows: list
     kept: dict
+    longer: dict
     replaced: dict
     dropped: dict
 
@@ -37,6 +40,7 @@ class Joined:
         lines = []
         for what, found in (
             ("kept, as no run of theirs here is finished or was scored", self.kept),
+            ("kept, as those here were stopped after fewer epochs", self.longer),
             ("replaced by the runs here", self.replaced),
         ):
             if found:
@@ -62,9 +66,12 @@ def join(paper, cells, runs, path):
         `Joined`.
     """
     known = methods_by_label(paper)
-    here = {_place(cell) for cell, _ in tables.counted(cells, runs)}
-    kept, replaced, dropped, old, members = {}, {}, {}, {}, tables.by_category(paper, cells, runs)
-    for row in read(path):
+    rows = read(path)
+    outdone = _outdone(cells, runs, rows, known)
+    cells = [cell for cell in cells if place(cell) not in outdone]
+    here = {place(cell) for cell, _ in tables.counted(cells, runs)}
+    kept, longer, replaced, dropped, old, members = {}, {}, {}, {}, {}, tables.by_category(paper, cells, runs)
+    for row in rows:
         cell = (known.get(row["method"]), row["dataset"], row["category"])
         if not _is_known(paper, row, known):
             what = f"{row['method']}, {row['dataset']}/{row['category']}, table {row['table']}"
@@ -74,12 +81,13 @@ def join(paper, cells, runs, path):
         elif cell in here:
             replaced[cell] = replaced.get(cell, 0) + 1
         else:
-            kept[cell] = kept.get(cell, 0) + 1
+            which = longer if cell in outdone else kept
+            which[cell] = which.get(cell, 0) + 1
             members.append(as_found(row))
     order = _order(paper)
     members.sort(key=lambda x: order[known[x.row["method"]], x.row["dataset"], x.row["category"]])
     means = [_unchanged(paper, x.row, old, known, here) or x.row for x in tables.means(paper, members)]
-    return Joined([x.row for x in members] + means, kept, replaced, dropped)
+    return Joined([x.row for x in members] + means, kept, longer, replaced, dropped)
 
 
 def read(path):
@@ -117,6 +125,28 @@ def loses_points(new, old):
     return bool(points[1] - points[0])
 
 
+def place(cell):
+    """Where a cell's rows stand: (method, dataset, category)."""
+    return cell.method, cell.subject.dataset, cell.subject.category
+
+
+def _outdone(cells, runs, rows, known):
+    """`place` of the stopped trainings here whose committed rows are of more epochs."""
+    done = {}
+    for cell, run in tables.counted(cells, runs):
+        if run.status["state"] != "finished":
+            done[place(cell)] = min(run.epochs_done(), done.get(place(cell), math.inf))
+    reached = [((known.get(row["method"]), row["dataset"], row["category"]), _epochs(row)) for row in rows]
+    return {where for where, epochs in reached if epochs > done.get(where, math.inf)}
+
+
+def _epochs(row):
+    """The epochs of the training that a row is of, as far as the row says it; else 0."""
+    stopped = re.search(r"a training of \d+ epochs, stopped after (\d+)", row["note"])
+    shares = [float(share) for share in row["schedule"].split("; ") if share]
+    return int(stopped[1]) if stopped else float(row["epochs"] or 0) * max(shares, default=0)
+
+
 def _unchanged(paper, mean, old, known, here):
     """The committed row of a mean, where it is of the same categories and none of them has a run here; else None."""
     row, (dataset, categories) = old.get(_key(mean)), paper.GROUPS[mean["category"]]
@@ -146,10 +176,6 @@ def _order(paper):
     subjects = (*paper.SUBJECTS, *paper.SYNTHETIC)
     every = [(method, s.dataset, s.category) for s in subjects for method in paper.METHODS]
     return {cell: i for i, cell in enumerate(every)}
-
-
-def _place(cell):
-    return cell.method, cell.subject.dataset, cell.subject.category
 
 
 def _key(row):

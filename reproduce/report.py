@@ -92,8 +92,8 @@ def write_index(papers, runs):
 def publish(paper, cells, runs, folder, console):
     """Copies the results that may be committed: rows, tables, and pictures as far as the data's licence allows.
 
-    Rows there of cells without a scored run here stay (see `committed.join`), and the tables are made of all rows;
-    pictures of runs that are not here stay too, as do curves across runs that would lose points.
+    Rows there of cells without a scored run here, or with a stopped one of fewer epochs, stay (see `committed.join`),
+    and the tables are made of all rows; their pictures stay too, as do curves across runs that would lose points.
 
     Curves (their numbers too, in `curves/`) and histograms of any data; panels and generated images only of MVTec AD
     and of the synthetic set. Of each run, where the script names them (`PUBLISHED`), only pictures whose names start
@@ -111,8 +111,9 @@ def publish(paper, cells, runs, folder, console):
         file.write(formats.markdown(paper, tables.joined(paper, both.rows), tables.claims(paper, both.rows)))
     for line in both.remarks():
         console.print(f"{folder / paper.NAME}.csv: {line}", markup=False, highlight=False, soft_wrap=True)
-    _copy_pictures(paper, cells, runs, folder)
-    _copy_curves(paper, cells, runs, folder)
+    ours = [cell for cell in cells if committed.place(cell) not in both.longer]
+    _copy_pictures(paper, ours, runs, folder)
+    _copy_curves(paper, ours, runs, folder)
     _copy_across(paper, cells, runs, folder, console)
 
 

@@ -8,13 +8,14 @@ import sys
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from ganspect.data.corruption import CorruptedSampler
 from ganspect.data.patches import stack_images
 from ganspect.data.regions import with_regions
 from ganspect.models.draem import DRAEMConfig
 from ganspect.models.grdnet import GRDNet, GRDNetConfig
-from ganspect.reproduce import cells, committed, grdnet, milestones, tables
+from ganspect.reproduce import cells, committed, grdnet, milestones, report, tables
 from ganspect.training.files import write_json
 from ganspect.training.fit import fit
 from ganspect.training.run import Run, write_csv
@@ -140,6 +141,22 @@ def test_committed_rows_give_way_to_those_of_a_training_that_stopped(tmp_path):
     cell = store(tmp_path / "new", "grdnet", 100, {10: 0.7}, done=12)
     found = committed.join(grdnet, [cell], tmp_path / "new", tmp_path / "grdnet.csv")
     assert {r["value"] for r in found.rows if r["metric"] == "image_auroc"} == {0.7} and not found.kept
+
+
+@pytest.mark.parametrize("old, done", [((100, None), 70), ((100, 70), 35), ((35, None), 12)])
+def test_committed_rows_of_more_epochs_stay_where_a_training_stopped(old, done, tmp_path):
+    values = {10: 0.6, **({35: 0.65} if old[0] > 35 else {}), **({} if old[1] else {old[0]: 0.66})}
+    before = store(tmp_path / "old", "grdnet", old[0], values, done=old[1])
+    rows = tables.measured(grdnet, [before], tmp_path / "old")
+    write_csv(tmp_path / "results" / "grdnet.csv", rows, tables.COLUMNS)
+    kept = (tmp_path / "results" / "grdnet.csv").read_bytes()
+    cell = store(tmp_path / "new", "grdnet", 100, {10: 0.7}, done=done)
+    console = Console(width=160, record=True)
+    (cell.folder(tmp_path / "new") / "curve.csv").write_text("epoch,step\n1,2\n")
+    report.publish(grdnet, [cell], tmp_path / "new", tmp_path / "results", console)
+    assert (tmp_path / "results" / "grdnet.csv").read_bytes() == kept
+    assert "kept, as those here were stopped after fewer epochs: grdnet mvtec_ad/pill" in console.export_text()
+    assert not (tmp_path / "results" / "curves").exists()
 
 
 def test_losses_stand_beside_those_of_the_private_vials(tmp_path):
