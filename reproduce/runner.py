@@ -197,7 +197,8 @@ def train(method, detector, images, measurements, run, channel, title, devices, 
             fit(detector, stack, sampler, config.epochs, start, calls, devices)
     finally:  # an interrupted part counts as well
         spent = run.status.get("training_seconds", 0) + time.perf_counter() - began
-        run.set_status(run.status["state"], training_seconds=round(spent, 1), peak_megabytes=peak_megabytes(run))
+        done = {"epoch": position_of(run.checkpoint)[0], "peak_megabytes": peak_megabytes(run)}
+        run.set_status(run.status["state"], training_seconds=round(spent, 1), **done)
     if early and best.exists():
         load_state(best, detector.state)
     run.set_status("trained")
