@@ -305,6 +305,8 @@ def main():
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--count", action="store_true", help="print the GFLOP of one method's step and stop")
     options = parser.parse_args()
+    from ganspect import models  # noqa: F401 - before TensorFlow is imported
+
     os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(options.threads)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")

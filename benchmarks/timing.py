@@ -7,6 +7,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
+from ganspect import models  # noqa: F401 - before TensorFlow is imported
+
 
 def interleaved(ways, rounds, clock=time.perf_counter):
     """Median seconds of each way, all of them taking turns after one call each that is not timed.

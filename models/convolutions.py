@@ -12,15 +12,18 @@ All are exact: the sums are the same but for their order, so results differ by r
 functions y(x, w), dL/dx(dL/dy, w), dL/dw(x, dL/dy) is linear in both arguments and its gradients are the other two,
 which is how they are registered (`Convolution`): gradients of gradients (WGAN-GP) take the same forms.
 
-Which form a shape takes is measured (`benchmarks/convolutions.py`); where none is faster, TensorFlow's is used. Only
-inside `fast()`, which `Detector.minimise` enters, and only in float32 on a CPU: elsewhere, on JAX, in saved and in
-exported models layers are what they were.
+Which form a shape takes is measured (`benchmarks/convolutions.py`), apart for each kind of kernels that TensorFlow has
+on a machine (`kernels`); where none is faster, TensorFlow's is used. Only inside `fast()`, which `Detector.minimise`
+enters, and only in float32 on a CPU: elsewhere, on JAX, in saved and in exported models layers are what they were.
 """
 
 import contextlib
 import functools
 import math
+import os
+import re
 import threading
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -208,9 +211,11 @@ def chosen(slopes, kernel, size, stride, padding):
         stride, padding: as of `Convolution`.
     """
     inputs, outputs = kernel[2:]
-    pixels = (slopes[0] or 1) * slopes[1] * slopes[2]
+    pixels, work = (slopes[0] or 1) * slopes[1] * slopes[2], inputs * outputs
     if padding == "VALID" and tuple(kernel[:2]) == tuple(size):
         return "whole", "whole"
+    if kernels() == "onednn":
+        return _beside_onednn(pixels, inputs, outputs, tuple(kernel[:2]), stride)
     if stride == 2 and inputs < 16:
         return "stock", "stock"
     if stride == 2:  # the fewer the pixels, the more channels are needed to pay for the kernel in another order
@@ -218,7 +223,7 @@ def chosen(slopes, kernel, size, stride, padding):
         return images, "windows" if pixels >= (32 if inputs * outputs >= 2**18 else 1024) else "stock"
     if tuple(kernel[:2]) == (1, 1):
         return ("turned", "windows") if pixels >= 4096 else ("stock", "stock")
-    many, work = pixels >= 8192, inputs * outputs
+    many = pixels >= 8192
     turned = outputs <= inputs and (inputs >= 8 if many else pixels >= 4096 and inputs >= 64)
     images = "turned" if turned or (pixels >= 256 and work >= 2**18) else "stock"
     if many or (pixels >= 4096 and inputs >= 64 and outputs <= inputs):
@@ -226,10 +231,38 @@ def chosen(slopes, kernel, size, stride, padding):
     return images, "windows" if work >= 2**16 else "stock"
 
 
+def _beside_onednn(pixels, inputs, outputs, side, stride):
+    """`chosen` where `kernels` is "onednn", whose dL/dx is nearly always as fast as y."""
+    work = inputs * outputs
+    if stride == 2:
+        return "phases" if inputs < 4 else "stock", "windows" if work >= 2**17 else "stock"
+    if side == (1, 1) or min(inputs, outputs) < 64:
+        return "stock", "stock"
+    if pixels >= 8192:
+        return "stock", "rows" if work <= 2**15 else "windows"
+    return "stock", "windows" if work >= 2**16 else "stock"
+
+
+@functools.cache
+def kernels():
+    """The kernels that TensorFlow has for convolutions on this CPU: "onednn" (without AVX-512) or "other"."""
+    on = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "0").lower() in ("1", "true")
+    facts = Path("/proc/cpuinfo")
+    return "onednn" if on and facts.exists() and not re.search(r"\bavx512f\b", facts.read_text()) else "other"
+
+
 def wide_block(images, kernel, stride, padding):
-    """How many pixels `widened` puts together: 1 where channels are many enough or it cannot be done."""
+    """How many pixels `widened` puts together: 1 where it is not faster or cannot be done."""
     side, width, inputs, outputs = kernel
-    if stride != 1 or padding != "SAME" or side % 2 == 0 or width != 3 or max(inputs, outputs) > 8 or images[2] < 32:
+    if (
+        kernels() == "onednn"
+        or stride != 1
+        or padding != "SAME"
+        or side % 2 == 0
+        or width != 3
+        or max(inputs, outputs) > 8
+        or images[2] < 32
+    ):
         return 1
     return next((n for n in (8, 4, 2) if n * max(inputs, outputs) <= 24 and images[2] % n == 0), 1)
 

@@ -12,6 +12,8 @@ os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 import numpy as np
 import pytest
 
+from ganspect import models  # noqa: F401 - before TensorFlow is imported
+
 FIRST = ("test_reproduce_cli.py", "test_contract.py", "test_backends.py", "test_training.py", "test_own.py")
 
 

@@ -1,1 +1,3 @@
+"""Training: loops, callbacks, checkpoints, runs, grids."""
 
+from ganspect import models  # noqa: F401 - before TensorFlow is imported
