@@ -270,7 +270,9 @@ def _open_litert(path):
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
-        from tensorflow.lite import Interpreter
+        import tensorflow as tf
+
+        Interpreter = tf.lite.Interpreter  # loaded when it is asked for: "from tensorflow.lite import" fails in 2.21
 
     interpreter = Interpreter(model_path=str(path))
     runner = interpreter.get_signature_runner(SIGNATURE)
