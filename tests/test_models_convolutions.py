@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from ganspect.models import convolutions
 from ganspect.models.convolutions import TO_IMAGES, TO_KERNEL, Convolution, widened
 
 tf = pytest.importorskip("tensorflow")
@@ -108,3 +109,40 @@ def test_transposed_convolutions_equal_tensorflows(shape):
 def test_every_form_is_tested():
     used = [pair for shape in SHAPES for pair in forms(*shape)]
     assert {a for a, _ in used} == set(TO_IMAGES) and {b for _, b in used} == set(TO_KERNEL)
+
+
+@pytest.mark.parametrize("kind", ["onednn", "other"])
+def test_what_is_chosen_fits_the_shape_beside_any_kernels(kind, monkeypatch):
+    """And changes nothing but rounding in a network large enough for it."""
+    monkeypatch.setattr(convolutions, "kernels", lambda: kind)
+    taken = set()
+    for shape in SHAPES:
+        side, stride, padding, size = shape
+        for channels in itertools.product((1, 3, 16, 64, 256, 1024), repeat=2):
+            for pixels in (1, 16, 64):
+                pair = convolutions.chosen((8, pixels, pixels, channels[1]), (*side, *channels), size, stride, padding)
+                assert pair in list(forms(*shape))
+                taken.update(pair)
+    assert taken >= {"stock", "phases", "windows", "rows", "whole"}
+    images = tf.constant(np.random.default_rng(0).normal(size=(8, 32, 32, 64)).astype("float32"))
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((32, 32, 64)),
+            keras.layers.Conv2D(128, 3, padding="same", activation="relu"),
+            keras.layers.Conv2D(1024, 4, strides=2, padding="same"),
+            keras.layers.Conv2DTranspose(64, 4, strides=2, padding="same"),
+        ]
+    )
+
+    def found():
+        with tf.GradientTape() as tape:
+            y = tf.reduce_mean(model(images) ** 2)
+        return [y, *tape.gradient(y, model.trainable_variables)]
+
+    expected = found()
+    convolutions.install(model)
+    with convolutions.fast():
+        ours = found()
+    for a, b in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(b).max())
