@@ -8,13 +8,15 @@ far below. With y = x * w, images x `[B, H, W, I]`, kernels w `[k, l, I, O]`, y 
     dL/dw: for each place of the kernel a matrix product of all pixels                         -> `_windows`, `_rows`
     a kernel as large as the image: matrix products                  -> `_whole_images`, `_whole_kernel`
     y itself, where x and y have few channels: several pixels of a row as one                  -> `widened`
+    y of one image by oneDNN, many channels: dL/dx of the kernel turned, also in inference     -> `forward_of_one`
 All are exact: the sums are the same but for their order, so results differ by rounding alone. Each of the three
 functions y(x, w), dL/dx(dL/dy, w), dL/dw(x, dL/dy) is linear in both arguments and its gradients are the other two,
 which is how they are registered (`Convolution`): gradients of gradients (WGAN-GP) take the same forms.
 
 Which form a shape takes is measured (`benchmarks/convolutions.py`), apart for each kind of kernels that TensorFlow has
 on a machine (`kernels`); where none is faster, TensorFlow's is used. Only inside `fast()`, which `Detector.minimise`
-enters, and only in float32 on a CPU: elsewhere, on JAX, in saved and in exported models layers are what they were.
+enters (but for the last form), and only in float32 on a CPU: elsewhere, on JAX, in saved and in exported models layers
+are what they were.
 """
 
 import contextlib
@@ -60,7 +62,10 @@ def install(model):
 
 def _call(layer, stock, inputs):
     """`layer.call`, in the form chosen for the shapes at hand; `stock` is the layer's own."""
-    if not getattr(_state, "on", False) or not suits(layer, inputs) or not pays(layer, inputs):
+    alone = is_alone(layer, inputs)
+    if alone and not getattr(_state, "on", False):
+        return _finished(layer, forward_of_one(inputs, layer.kernel))
+    if not getattr(_state, "on", False) or not suits(layer, inputs) or not (alone or pays(layer, inputs)):
         return stock(inputs)
     import tensorflow as tf
 
@@ -74,9 +79,40 @@ def _call(layer, stock, inputs):
         outputs = widened(inputs, kernel, block)
     else:
         outputs = form(inputs, kernel)
+    return _finished(layer, outputs)
+
+
+def _finished(layer, outputs):
+    """The layer's bias and activation."""
     if layer.use_bias:
         outputs = outputs + layer.bias
     return outputs if layer.activation is None else layer.activation(outputs)
+
+
+def is_alone(layer, inputs):
+    """Whether a call is of one image, where oneDNN's y has a third of the speed of its dL/dx if channels are many."""
+    return (
+        kernels() == "onednn"
+        and type(layer) is layers.Conv2D
+        and inputs.shape[0] == 1
+        and suits(layer, inputs)
+        and _slow_alone(inputs.shape, layer.kernel.shape, layer.strides[0], layer.padding.upper())
+    )
+
+
+def _slow_alone(images, kernel, stride, padding):
+    """`is_alone` by shapes."""
+    odd = kernel[0] % 2 == kernel[1] % 2 == 1 and kernel[0] > 1
+    enough = min(kernel[2:]) >= 64 and images[1] * images[2] >= 1024  # else turning the kernel takes longer
+    return kernels() == "onednn" and images[0] == 1 and stride == 1 and padding == "SAME" and odd and enough
+
+
+def forward_of_one(images, kernel):
+    """y for stride 1, padding "SAME" and odd kernels, as the dL/dx of the kernel turned by 180 degrees."""
+    import tensorflow as tf
+
+    turned = tf.transpose(tf.convert_to_tensor(kernel)[::-1, ::-1], (0, 1, 3, 2))
+    return tf.nn.conv2d_transpose(images, turned, (*images.shape[:3], kernel.shape[-1]), 1, "SAME")
 
 
 def suits(layer, inputs):
@@ -165,6 +201,8 @@ class Convolution:
             def gradient(slope):
                 return self.to_images(slope, w, size), self.to_kernel(x, slope, w.shape)
 
+            if _slow_alone(x.shape, w.shape, self.stride, self.padding):
+                return forward_of_one(x, w), gradient
             return tf.nn.conv2d(x, w, self.stride, self.padding), gradient
 
         return run(images, kernel)

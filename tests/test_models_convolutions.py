@@ -146,3 +146,34 @@ def test_what_is_chosen_fits_the_shape_beside_any_kernels(kind, monkeypatch):
         ours = found()
     for a, b in zip(ours, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("pad", ["same", "valid"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_image_beside_onednn(count, pad, monkeypatch):
+    """Its convolutions of many channels are made as gradients, in training and in inference; those of two are not."""
+    monkeypatch.setattr(convolutions, "kernels", lambda: "onednn")
+    images = tf.constant(np.random.default_rng(0).normal(size=(count, 32, 40, 64)).astype("float32"))
+    keras.utils.set_random_seed(0)
+    layer = keras.layers.Conv2D(96, 3, padding=pad, activation="tanh", bias_initializer="random_normal")
+    model = keras.Sequential([keras.Input((32, 40, 64)), layer])
+
+    def found():
+        with tf.GradientTape() as tape:
+            y = model(images)
+            loss = tf.reduce_sum(y**2)
+        return [y, *tape.gradient(loss, model.trainable_variables)]
+
+    expected = found()
+    convolutions.install(model)
+    made = []
+    monkeypatch.setattr(
+        convolutions, "forward_of_one", lambda *a, f=convolutions.forward_of_one: made.append(a) or f(*a)
+    )
+    with convolutions.fast():
+        trained = found()
+    assert len(made) == (count == 1 and pad == "same")
+    np.testing.assert_allclose(model(images), expected[0], atol=1e-5)  # outside of `fast`
+    assert len(made) == 2 * (count == 1 and pad == "same")
+    for a, b in zip(trained, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(b).max())
