@@ -62,10 +62,10 @@ def install(model):
 
 def _call(layer, stock, inputs):
     """`layer.call`, in the form chosen for the shapes at hand; `stock` is the layer's own."""
-    alone = is_alone(layer, inputs)
-    if alone and not getattr(_state, "on", False):
+    on, alone = getattr(_state, "on", False), is_alone(layer, inputs)
+    if alone and not on:
         return _finished(layer, forward_of_one(inputs, layer.kernel))
-    if not getattr(_state, "on", False) or not suits(layer, inputs) or not (alone or pays(layer, inputs)):
+    if not alone and not (on and suits(layer, inputs) and pays(layer, inputs)):
         return stock(inputs)
     import tensorflow as tf
 
@@ -92,9 +92,7 @@ def _finished(layer, outputs):
 def is_alone(layer, inputs):
     """Whether a call is of one image, where oneDNN's y has a third of the speed of its dL/dx if channels are many."""
     return (
-        kernels() == "onednn"
-        and type(layer) is layers.Conv2D
-        and inputs.shape[0] == 1
+        type(layer) is layers.Conv2D
         and suits(layer, inputs)
         and _slow_alone(inputs.shape, layer.kernel.shape, layer.strides[0], layer.padding.upper())
     )

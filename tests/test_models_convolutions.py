@@ -166,10 +166,8 @@ def test_one_image_beside_onednn(count, pad, monkeypatch):
 
     expected = found()
     convolutions.install(model)
-    made = []
-    monkeypatch.setattr(
-        convolutions, "forward_of_one", lambda *a, f=convolutions.forward_of_one: made.append(a) or f(*a)
-    )
+    made, form = [], convolutions.forward_of_one
+    monkeypatch.setattr(convolutions, "forward_of_one", lambda *a: made.append(a) or form(*a))
     with convolutions.fast():
         trained = found()
     assert len(made) == (count == 1 and pad == "same")
