@@ -2,7 +2,7 @@
 
     python benchmarks/convolutions.py [--methods ganomaly draem] [--batch 8] [--rounds 5]
 
-Times dL/dx (also the transposed convolution) and dL/dw in TensorFlow's own form and in those of
+Times y, dL/dx (also the transposed convolution) and dL/dw in TensorFlow's own form and in those of
 `models/convolutions.py` that fit the shape, interleaved; the least of the rounds, in milliseconds. "<" marks the form
 that `chosen` takes; its rules were read off this table.
 """
@@ -90,11 +90,13 @@ def row(shape, batch, rounds):
     )
     whole = ["whole"] if padding == "VALID" and side == wide else []
     forms = {
-        "x": ["stock", "turned" if stride == 1 else "phases", *whole],
+        "x": ["stock", *(["turned"] if stride == 1 else ["phases", "columns"]), *whole],
         "w": ["stock", "windows", *(["rows"] if stride == 1 else []), *whole],
     }
-    forward = tf.function(lambda x, w: tf.nn.conv2d(x, w, stride, padding))
-    runs = {("y", ""): lambda: forward(x, w)}
+    runs = {}
+    for k in ["stock", *(["patches"] if stride == 2 else [])]:
+        graph = tf.function(lambda x, w, k=k: convolutions.TO_SLOPES[k](x, w, stride, padding))
+        runs["y", k] = lambda graph=graph: graph(x, w)
     for k in forms["x"]:
         graph = tf.function(lambda g, w, k=k: convolutions.TO_IMAGES[k](g, w, wide, stride, padding))
         runs["x", k] = lambda graph=graph: graph(g, w)
@@ -103,6 +105,7 @@ def row(shape, batch, rounds):
         runs["w", k] = lambda graph=graph: graph(x, g)
     times = least(runs, rounds)
     mine = dict(zip("xw", convolutions.chosen(g.shape, w.shape, wide, stride, padding), strict=True))
+    mine["y"] = convolutions.chosen_for_slopes(x.shape, w.shape, stride, padding)
     cells = {
         c: ", ".join(f"{k} {ms:.1f}{'<' if k == mine.get(c) else ''}" for (a, k), ms in times.items() if a == c)
         for c in "yxw"

@@ -401,11 +401,16 @@ class AnoGAN(Detector):
         with fast():
             return self.search(self.prepare(images))
 
+    def _dense_search_fast(self, image, *state):
+        """`dense_search` likewise."""
+        with fast():
+            return self.dense_search(self.prepare(image), *state)
+
     def _dense_searched(self, image):
         """`dense_search` of one uint8 image `[1, S, S, C]`; moves the state that the next image starts from."""
         if self._dense_state is None:
             self.calibrate([])
-        run = self._once("dense", lambda x, *rest: self.dense_search(self.prepare(x), *rest))
+        run = self._once("dense", self._dense_search_fast)
         noise = self.dense_noise(int(self._dense_state[0]) // self.config.search_steps)
         found, self._dense_state = run(image, noise, *self._dense_state)
         return found

@@ -5,8 +5,11 @@ far below. With y = x * w, images x `[B, H, W, I]`, kernels w `[k, l, I, O]`, y 
     dL/dx, s = 1: a convolution of dL/dy with the kernel turned by 180 degrees                 -> `_turned`
     dL/dx, s = 2: pixels of either parity see every other row and column of the kernel: one
         convolution with a kernel of half the side makes all four kinds                        -> `_phases`
+        or, of few pixels and many channels, one matrix product makes what every pixel of
+        dL/dy adds around it, and these are summed up                                          -> `_columns`
     dL/dw: for each place of the kernel a matrix product of all pixels                         -> `_windows`, `_rows`
     a kernel as large as the image: matrix products                  -> `_whole_images`, `_whole_kernel`
+    y itself, s = 2, few pixels and many channels: products of 2x2 pixels at a time            -> `_patches`
     y itself, where x and y have few channels: several pixels of a row as one                  -> `widened`
     y of one image by oneDNN, many channels: dL/dx of the kernel turned, also in inference     -> `forward_of_one`
 All are exact: the sums are the same but for their order, so results differ by rounding alone. Each of the three
@@ -182,7 +185,8 @@ class Convolution:
     Args:
         stride: 1 or 2, in both directions.
         padding: "SAME" or "VALID".
-        forms: `(form of dL/dx, form of dL/dw)`, names of `TO_IMAGES` and `TO_KERNEL`; None: as chosen by `chosen`.
+        forms: `(form of dL/dx, of dL/dw, of y)`, names of `TO_IMAGES`, `TO_KERNEL` and `TO_SLOPES`; None: as chosen
+            by `chosen` and `chosen_for_slopes`.
     """
 
     def __init__(self, stride, padding, forms=None):
@@ -199,9 +203,10 @@ class Convolution:
             def gradient(slope):
                 return self.to_images(slope, w, size), self.to_kernel(x, slope, w.shape)
 
-            if _slow_alone(x.shape, w.shape, self.stride, self.padding):
+            if self.forms is None and _slow_alone(x.shape, w.shape, self.stride, self.padding):
                 return forward_of_one(x, w), gradient
-            return tf.nn.conv2d(x, w, self.stride, self.padding), gradient
+            form = self.forms[2] if self.forms else chosen_for_slopes(x.shape, w.shape, self.stride, self.padding)
+            return TO_SLOPES[form](x, w, self.stride, self.padding), gradient
 
         return run(images, kernel)
 
@@ -271,12 +276,33 @@ def _beside_onednn(pixels, inputs, outputs, side, stride):
     """`chosen` where `kernels` is "onednn", whose dL/dx is nearly always as fast as y."""
     work = inputs * outputs
     if stride == 2:
-        return "phases" if inputs < 4 else "stock", "windows" if work >= 2**17 else "stock"
+        images = "columns" if _heavy(pixels, side, work) else "phases" if inputs < 4 else "stock"
+        return images, "windows" if work >= 2**17 else "stock"
     if side == (1, 1) or min(inputs, outputs) < 64:
         return "stock", "stock"
     if pixels >= 8192:
         return "stock", "rows" if work <= 2**15 else "windows"
     return "stock", "windows" if work >= 2**16 else "stock"
+
+
+def _heavy(pixels, side, work):
+    """Whether a kernel, for stride 2, is large beside the pixels that it is for: oneDNN then spends its time on it."""
+    return work >= 2**18 and pixels <= 2048 and side[0] % 2 == side[1] % 2 == 0
+
+
+def chosen_for_slopes(images, kernel, stride, padding):
+    """The faster form of y, by shape: a name of `TO_SLOPES`.
+
+    Args:
+        images: shape of x, `[B, H, W, I]`; an unknown B counts as 1.
+        kernel: `[k, l, I, O]`.
+        stride, padding: as of `Convolution`.
+    """
+    if kernels() != "onednn" or stride != 2:
+        return "stock"
+    sizes = ((n + sum(_borders(n, k, 2, padding)) - k) // 2 + 1 for n, k in zip(images[1:3], kernel[:2], strict=True))
+    pixels = (images[0] or 1) * math.prod(sizes)
+    return "patches" if pixels >= 64 and _heavy(pixels, kernel[:2], kernel[2] * kernel[3]) else "stock"
 
 
 @functools.cache
@@ -309,6 +335,13 @@ def _borders(length, side, stride, padding):
         return 0, 0
     total = max(0, (-(-length // stride) - 1) * stride + side - length)
     return total // 2, total - total // 2
+
+
+def _stock_slopes(images, kernel, stride, padding):
+    """TensorFlow's own y."""
+    import tensorflow as tf
+
+    return tf.nn.conv2d(images, kernel, stride, padding)
 
 
 def _stock_images(slopes, kernel, size, stride, padding):
@@ -377,6 +410,60 @@ def _phases(slopes, kernel, size, stride, padding):
     kernel = tf.reshape(tf.stack(parts), (high, wide, outputs, 4 * inputs))
     found = tf.nn.conv2d(tf.pad(slopes, (*around, (0, 0))), kernel, 1, "VALID")
     return tf.nn.depth_to_space(found, 2)[:, crops[0], crops[1]]
+
+
+def _columns(slopes, kernel, size, stride, padding):
+    """dL/dx for stride 2: one product makes what each pixel of dL/dy adds to x, 2x2 pixels of it as channels.
+
+    The kernel is taken as it lies in memory. Kernels of odd sides are filled up with zeros.
+    """
+    import tensorflow as tf
+
+    inputs, outputs = kernel.shape[2:]
+    count, across = slopes.shape[1:3]
+    top, left = (_borders(n, k, 2, padding)[0] for n, k in zip(size, kernel.shape[:2], strict=True))
+    if kernel.shape[0] % 2 or kernel.shape[1] % 2:
+        kernel = tf.pad(kernel, ((0, kernel.shape[0] % 2), (0, kernel.shape[1] % 2), (0, 0), (0, 0)))
+    high, wide = kernel.shape[0] // 2, kernel.shape[1] // 2
+    added = tf.linalg.matmul(tf.reshape(slopes, (-1, outputs)), tf.reshape(kernel, (-1, outputs)), transpose_b=True)
+    added = tf.reshape(added, (-1, count, across, high, 2, wide, 2 * inputs))
+    total = 0.0
+    for i in range(high):
+        for j in range(wide):
+            part = tf.reshape(added[:, :, :, i, :, j], (-1, count, across, 4 * inputs))
+            total += tf.pad(part, ((0, 0), (i, high - 1 - i), (j, wide - 1 - j), (0, 0)))
+    found = tf.nn.depth_to_space(total, 2)
+    short = [max(0, at + n - there) for at, n, there in zip((top, left), size, found.shape[1:3], strict=True)]
+    if any(short):  # pixels that no place of the kernel sees
+        found = tf.pad(found, ((0, 0), (0, short[0]), (0, short[1]), (0, 0)))
+    return found[:, top : top + size[0], left : left + size[1]]
+
+
+def _patches(images, kernel, stride, padding):
+    """y for stride 2: 2x2 pixels are made channels first; for each place of a kernel of half the side a product."""
+    import tensorflow as tf
+
+    inputs, outputs = kernel.shape[2:]
+    around, sizes = [(0, 0)], []
+    for length, side in zip(images.shape[1:3], kernel.shape[:2], strict=True):
+        before, behind = _borders(length, side, 2, padding)
+        sizes.append((length + before + behind - side) // 2 + 1)
+        around.append((before, 2 * (sizes[-1] + (side + 1) // 2 - 1) - length - before))
+    if kernel.shape[0] % 2 or kernel.shape[1] % 2:
+        kernel = tf.pad(kernel, ((0, kernel.shape[0] % 2), (0, kernel.shape[1] % 2), (0, 0), (0, 0)))
+    images = images[:, : images.shape[1] + min(0, around[1][1]), : images.shape[2] + min(0, around[2][1])]
+    around = [(before, max(0, behind)) for before, behind in around]
+    if any(map(any, around)):
+        images = tf.pad(images, (*around, (0, 0)))
+    seen = tf.nn.space_to_depth(images, 2)
+    high, wide = kernel.shape[0] // 2, kernel.shape[1] // 2
+    count, across = sizes
+    found = 0.0
+    for place, part in enumerate(_by_parity(kernel, (high, wide))):
+        i, j = divmod(place, wide)
+        rows = tf.reshape(seen[:, i : i + count, j : j + across], (-1, 4 * inputs))
+        found += tf.linalg.matmul(rows, tf.reshape(part, (4 * inputs, outputs)))
+    return tf.reshape(found, (-1, count, across, outputs))
 
 
 def _windows(images, slopes, shape, stride, padding):
@@ -456,6 +543,8 @@ TO_IMAGES = {
     "stock": _stock_images,
     "turned": _turned,
     "phases": _phases,
+    "columns": _columns,
     "whole": _whole_images,
 }
+TO_SLOPES = {"stock": _stock_slopes, "patches": _patches}
 TO_KERNEL = {"stock": _stock_kernel, "windows": _windows, "rows": _rows, "whole": _whole_kernel}

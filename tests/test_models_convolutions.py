@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ganspect.models import convolutions
-from ganspect.models.convolutions import TO_IMAGES, TO_KERNEL, Convolution, widened
+from ganspect.models.convolutions import TO_IMAGES, TO_KERNEL, TO_SLOPES, Convolution, widened
 
 tf = pytest.importorskip("tensorflow")
 if keras.backend.backend() != "tensorflow":
@@ -22,11 +22,11 @@ SHAPES = [
 
 
 def forms(side, stride, padding, size):
-    """The pairs of forms that are made for a shape."""
+    """The forms that are made for a shape, together: of dL/dx, dL/dw and y."""
     whole = ["whole"] if padding == "VALID" and side == size and stride == 1 else []
-    images = ["stock", "turned" if stride == 1 else "phases", *whole]
+    images = ["stock", *(["turned"] if stride == 1 else ["phases", "columns"]), *whole]
     kernels = ["stock", "windows", *(["rows"] if stride == 1 else []), *whole]
-    return itertools.product(images, kernels)
+    return itertools.product(images, kernels, ["stock", *(["patches"] if stride == 2 else [])])
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -50,9 +50,9 @@ def test_first_and_second_order_equal_tensorflows(shape):
 
     expected = found(lambda x, w: tf.nn.conv2d(x, w, stride, padding))
     assert all(np.abs(part).max() > 0 for part in expected)
-    for pair in forms(*shape):
-        for ours, theirs in zip(found(Convolution(stride, padding, pair)), expected, strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9 * np.abs(theirs).max(), err_msg=str(pair))
+    for chosen in forms(*shape):
+        for ours, theirs in zip(found(Convolution(stride, padding, chosen)), expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9 * np.abs(theirs).max(), err_msg=str(chosen))
 
 
 @pytest.mark.parametrize(
@@ -97,18 +97,18 @@ def test_transposed_convolutions_equal_tensorflows(shape):
         return [*first, *outer.gradient(square, [g, w])]
 
     expected = found(lambda g, w: tf.nn.conv2d_transpose(g, w, (2, *size, 3), stride, padding))
-    for pair in forms(*shape):
+    for chosen in forms(*shape):
         for ours, theirs in zip(
-            found(lambda g, w, pair=pair: Convolution(stride, padding, pair).to_images(g, w, size)),
+            found(lambda g, w, chosen=chosen: Convolution(stride, padding, chosen).to_images(g, w, size)),
             expected,
             strict=True,
         ):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9 * np.abs(theirs).max(), err_msg=str(pair))
+            np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9 * np.abs(theirs).max(), err_msg=str(chosen))
 
 
 def test_every_form_is_tested():
-    used = [pair for shape in SHAPES for pair in forms(*shape)]
-    assert {a for a, _ in used} == set(TO_IMAGES) and {b for _, b in used} == set(TO_KERNEL)
+    used = [chosen for shape in SHAPES for chosen in forms(*shape)]
+    assert [set(found) for found in zip(*used, strict=True)] == [set(TO_IMAGES), set(TO_KERNEL), set(TO_SLOPES)]
 
 
 @pytest.mark.parametrize("kind", ["onednn", "other"])
@@ -121,9 +121,14 @@ def test_what_is_chosen_fits_the_shape_beside_any_kernels(kind, monkeypatch):
         for channels in itertools.product((1, 3, 16, 64, 256, 1024), repeat=2):
             for pixels in (1, 16, 64):
                 pair = convolutions.chosen((8, pixels, pixels, channels[1]), (*side, *channels), size, stride, padding)
-                assert pair in list(forms(*shape))
-                taken.update(pair)
-    assert taken >= {"stock", "phases", "windows", "rows", "whole"}
+                y = convolutions.chosen_for_slopes(
+                    (8, pixels, pixels, channels[0]), (*side, *channels), stride, padding
+                )
+                assert (*pair, y) in list(forms(*shape))
+                taken.update((*pair, y))
+    assert taken >= {"stock", "phases", "windows", "rows", "whole"} | (
+        {"columns", "patches"} if kind == "onednn" else set()
+    )
     images = tf.constant(np.random.default_rng(0).normal(size=(8, 32, 32, 64)).astype("float32"))
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
