@@ -75,7 +75,7 @@ SECTIONS = (
     Section("Larger batches", "corruption.py --batch 32 --batches 2"),
     Section("The same on JAX", "corruption.py --batch 32 --batches 2", needs="jax", backend="jax"),
     Section("Steps of GANomaly and CBiGAN", "steps.py --methods ganomaly cbigan_critic --textbook --rounds 5"),
-    Section("Kernels of oneDNN and of TensorFlow", "onednn.py --rounds 1", "Whose: see `models/__init__.py`."),
+    Section("Kernels of oneDNN and of TensorFlow", "onednn.py --rounds 3", "Whose: see `models/__init__.py`."),
     Section("Steps of GANomaly beside PyTorch", "steps.py --methods ganomaly --torch --rounds 5", needs="torch"),
     Section("Steps of DRAEM", "steps.py --methods draem --textbook --torch --rounds 3", needs="torch"),
     Section("One image a step", "steps.py --methods draem --batch 1 --textbook --torch --rounds 5", needs="torch"),
