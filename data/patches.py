@@ -157,30 +157,23 @@ def take_patches(stack, image, top, left, patch_size):
     return ops.take(ops.reshape(stack, (-1, channels)), pixels, axis=0)
 
 
-def flip_and_turn(patches, flip_x, flip_y, turn):
-    """Mirrors left-right, then up-down, then turns by a quarter counter-clockwise, where the flag is set.
-
-    Args:
-        patches: `[B, p, p, C]`.
-        flip_x, flip_y, turn: int32 or bool `[B]`.
-
-    Returns:
-        `[B, p, p, C]`.
-    """
-
-    def where(flags, changed, kept):
-        return ops.where(ops.cast(flags, "bool")[:, None, None, None], changed, kept)
-
-    patches = where(flip_x, ops.flip(patches, axis=2), patches)
-    patches = where(flip_y, ops.flip(patches, axis=1), patches)
-    return where(turn, ops.flip(ops.transpose(patches, (0, 2, 1, 3)), axis=1), patches)
-
-
 def patch_batch(stack, draws, patch_size):
-    """The batch that one row of `PatchSampler.draws` describes: `[B, p, p, C]`, of the stack's dtype."""
+    """The batch that one row of `PatchSampler.draws` describes: `[B, p, p, C]`, of the stack's dtype.
+
+    Mirrored left-right, then up-down, then turned by a quarter counter-clockwise where the flags are set; all of it in
+    the places that are read.
+    """
+    _, height, width, channels = stack.shape
     image = draws.get("place", draws["image"])
-    patches = take_patches(stack, image, draws["top"], draws["left"], patch_size)
-    return flip_and_turn(patches, draws["flip_x"], draws["flip_y"], draws["turn"])
+    flip_x, flip_y, turn = (ops.cast(draws[name], "bool")[:, None] for name in ("flip_x", "flip_y", "turn"))
+    there = ops.arange(patch_size, dtype="int32")[None]
+    back = patch_size - 1 - there
+    rows, columns = ops.where(flip_y, back, there) * width, ops.where(flip_x, back, there)  # [B, p]
+    down = ops.where(turn, ops.where(flip_x, there, back), rows)
+    across = ops.where(turn, rows, columns)
+    first = (image * height + draws["top"]) * width + draws["left"]
+    pixels = first[:, None, None] + down[:, :, None] + across[:, None, :]
+    return ops.take(ops.reshape(stack, (-1, channels)), pixels, axis=0)
 
 
 def sampled_dataset(stack, sampler, prepare, epochs, first_epoch=0, first_step=0):
@@ -200,20 +193,25 @@ def sampled_dataset(stack, sampler, prepare, epochs, first_epoch=0, first_step=0
 
     first, drawn_from_disk = sampler.draws(first_epoch), on_disk.is_on_disk(stack)
 
-    def rows():
+    def by_epoch():
         for epoch in range(first_epoch, epochs):
-            drawn = first if epoch == first_epoch else sampler.draws(epoch)
-            for step in range(first_step if epoch == first_epoch else 0, sampler.steps):
-                row = {name: values[step] for name, values in drawn.items()}
-                yield at_hand(stack, row) if drawn_from_disk else row
+            drawn, step = (first, first_step) if epoch == first_epoch else (sampler.draws(epoch), 0)
+            yield {name: values[step:] for name, values in drawn.items()}
+
+    def by_row():
+        for drawn in by_epoch():
+            for step in range(len(drawn["image"])):
+                yield at_hand(stack, {name: values[step] for name, values in drawn.items()})
 
     signature = {name: tf.TensorSpec(values.shape[1:], values.dtype) for name, values in first.items()}
     if drawn_from_disk:
         signature["place"] = signature["image"]
         signature = tf.TensorSpec((sampler.batch_size, *stack.shape[1:]), "uint8"), signature
+        dataset = tf.data.Dataset.from_generator(by_row, output_signature=signature)
     else:
         images = tf.constant(stack)
-    dataset = tf.data.Dataset.from_generator(rows, output_signature=signature)
+        signature = {name: tf.TensorSpec((None, *spec.shape), spec.dtype) for name, spec in signature.items()}
+        dataset = tf.data.Dataset.from_generator(by_epoch, output_signature=signature).unbatch()
 
     @tf.autograph.experimental.do_not_convert  # which would read the source of all that it calls, to no end
     def prepared(*parts):

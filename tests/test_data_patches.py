@@ -1,9 +1,11 @@
 """Patches: draws are functions of (seed, epoch, index), cutting and turning are exact, alone and inside tf.data."""
 
+import itertools
+
 import numpy as np
 import pytest
 
-from ganspect.data.patches import PatchSampler, flip_and_turn, sampled_dataset, stack_images, take_patches
+from ganspect.data.patches import PatchSampler, patch_batch, sampled_dataset, stack_images, take_patches
 
 
 def sampler(images, **settings):
@@ -51,10 +53,14 @@ def test_patches_are_cut_flipped_and_turned_exactly(textures):
 
 
 def test_flags_apply_to_their_own_patch():
-    patches = np.arange(2 * 4).reshape(2, 2, 2, 1).astype("float32")
-    turned = np.array(flip_and_turn(patches, np.array([0, 1]), np.array([0, 0]), np.array([1, 0])))
-    np.testing.assert_array_equal(turned[0, :, :, 0], [[1, 3], [0, 2]])
-    np.testing.assert_array_equal(turned[1, :, :, 0], [[5, 4], [7, 6]])
+    """All eight kinds at once: mirrored left-right, then up-down, then turned by a quarter counter-clockwise."""
+    stack, _ = stack_images([np.arange(5 * 6).reshape(5, 6, 1).astype("uint8")])
+    flags = np.array(list(itertools.product((0, 1), repeat=3)), "int32")
+    row = {"image": np.zeros(8, "int32"), "top": np.ones(8, "int32"), "left": np.full(8, 2, "int32")}
+    row |= dict(zip(("flip_x", "flip_y", "turn"), flags.T, strict=True))
+    for patch, (flip_x, flip_y, turn) in zip(np.array(patch_batch(stack, row, 3)), flags, strict=True):
+        expected = stack[0, 1:4, 2:5][:, :: 1 - 2 * flip_x][:: 1 - 2 * flip_y]
+        np.testing.assert_array_equal(patch, np.rot90(expected) if turn else expected)
 
 
 def test_colour_patches(textures):
