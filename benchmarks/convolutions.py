@@ -85,7 +85,7 @@ def row(shape, batch, rounds):
     side, stride, padding, wide, inputs, outputs, narrow = shape
     wide, rng = tuple(wide), np.random.default_rng(0)
     x, w, g = (
-        tf.constant(rng.normal(size=s).astype("float32"))
+        tf.constant(rng.standard_normal(s, "float32"))
         for s in ((batch, *wide, inputs), (*side, inputs, outputs), (batch, *narrow, outputs))
     )
     whole = ["whole"] if padding == "VALID" and side == wide else []
