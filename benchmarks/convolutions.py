@@ -19,10 +19,13 @@ import steps
 
 def shapes_of(detector):
     """Distinct convolutions of a detector's networks: (kernel, stride, padding, size of x, inputs, outputs, of y)."""
+    import keras
     from keras import layers
 
+    networks = [part for part in detector._flatten_layers() if isinstance(part, keras.Model) and part is not detector]
+    every = [(network.name, layer) for network in networks for layer in network.layers]
     found = {}
-    for layer in detector._flatten_layers():
+    for network, layer in every:
         if not isinstance(layer, (layers.Conv2D, layers.Conv2DTranspose)):
             continue
         size = detector.config.patch_size
@@ -32,17 +35,17 @@ def shapes_of(detector):
             wide, narrow = narrow, wide
         inputs, outputs = layer.kernel.shape[2:]
         if None in (*wide, *narrow):
-            wide, narrow = sizes_by_name(layer, size)
+            wide, narrow = sizes_by_name(network, layer, size)
         found[layer.kernel_size, layer.strides[0], layer.padding.upper(), wide, inputs, outputs, narrow] = layer.name
     return found
 
 
-def sizes_by_name(layer, size):
+def sizes_by_name(network, layer, size):
     """Of the networks that take any size: the level is in the name of the layer."""
     digits = "".join(c for c in layer.name.split("_")[0] if c.isdigit())
     level = int(digits or 1)
     if layer.name.startswith("enlarge") or layer.name.startswith("up"):
-        level = size // 2 ** (level - 1) if "segmentation" in layer.path else size // 2 ** (4 - level)
+        level = size // 2 ** (level - 1) if network == "segmentation" else size // 2 ** (4 - level)
     else:
         level = size // 2 ** (level - 1)
     return (level, level), (level, level)
