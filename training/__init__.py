@@ -1,3 +1,3 @@
 """Training: loops, callbacks, checkpoints, runs, grids."""
 
-from ganspect import models  # noqa: F401 - before TensorFlow is imported
+from ganspect import data  # noqa: F401 - asks for oneDNN's kernels before TensorFlow is imported
