@@ -118,8 +118,8 @@ class Judge:
             for layer in network._flatten_layers()
             if isinstance(layer, keras.layers.BatchNormalization)
         ]
-        self.weights = [v for v in detector.trainable_variables]
-        self.means = [tf.Variable(v.value if hasattr(v, "value") else v) for v in self.weights]
+        self.weights = detector.trainable_variables
+        self.means = [tf.Variable(v.value) for v in self.weights]
         self.batches = []
         for epoch in range(10**6, 10**6 + count):  # no epoch of the training
             drawn = sampler.draws(epoch)

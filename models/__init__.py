@@ -2,7 +2,7 @@
 
 TensorFlow has oneDNN's kernels on every x86 processor but takes them by itself only on those with AVX-512 VNNI or
 later; elsewhere it takes its own, with which CBiGAN's critic takes more than twice as long, and steps of stock layers
-1.6 to 3.5 times (`benchmarks/onednn.py`). So they are asked for here, before TensorFlow is imported;
+2.1 to 3.3 times (`benchmarks/onednn.py`). So they are asked for here, before TensorFlow is imported;
 `TF_ENABLE_ONEDNN_OPTS=0` in the environment refuses them.
 """
 

@@ -402,7 +402,7 @@ class AnoGAN(Detector):
             return self.search(self.prepare(images))
 
     def _dense_search_fast(self, image, *state):
-        """`dense_search` likewise."""
+        """`dense_search` of a uint8 image with the same gradients."""
         with fast():
             return self.dense_search(self.prepare(image), *state)
 
