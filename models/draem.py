@@ -24,7 +24,7 @@ from keras import layers, ops
 from ganspect.models import losses, optimizers
 from ganspect.models.segmentation import SMALLEST, SegmentingDetector, block, build_segmentation, enlarged, kernels
 
-MODEL_FIELDS = ("width", "image_size", "patch_size")
+MODEL_FIELDS = ("width", "image_size", "patch_size", "norm_momentum")
 LOSS_FIELDS = ("gamma",)
 
 
@@ -37,6 +37,7 @@ class DRAEMConfig:
     patch_stride: int = 64  # [GRD] between neighbouring patches of a larger image, pixels
     channels: int = 3  # [draem]
     width: int = 64  # [draem] filters of the U-Net's first level; the reconstructive network has twice as many
+    norm_momentum: float = 0.9  # [draem] what a step keeps of the moving statistics (PyTorch's 0.1)
     gamma: float = 2.0  # [draem] of the focal loss
     rate: float = 1e-4  # [draem] of Adam
     decay: float = 0.2  # [draem] of the rate, after 80 % and again after 90 % of `schedule_epochs`
@@ -59,7 +60,9 @@ class DRAEMConfig:
 
 
 def check_sizes(config):
-    """Refuses sizes that GRD-Net and DRAEM cannot work with, by a ValueError."""
+    """Refuses settings that neither GRD-Net nor DRAEM can work with, by a ValueError."""
+    if not 0 <= config.norm_momentum < 1:
+        raise ValueError(f"norm_momentum must lie in 0 to 1, below 1, not {config.norm_momentum}")
     for name in ("channels", "width", "batch_size", "epochs"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, not {getattr(config, name)}")
@@ -71,15 +74,15 @@ def check_sizes(config):
         raise ValueError(f"patch_stride must lie in 1 to patch_size {config.patch_size}, not {config.patch_stride}")
 
 
-def build_reconstructive(channels, width, name="reconstructive"):
+def build_reconstructive(channels, width, name="reconstructive", momentum=0.9):
     """The autoencoder of DRAEM's code: images `[B, H, W, C]` to images, linear; 69.0 million weights at width 128."""
     image = keras.Input((None, None, channels), name="images")
-    x = block(image, width, "down1")
+    x = block(image, width, "down1", momentum=momentum)
     for i, multiple in enumerate((2, 4, 8, 8), 2):
-        x = block(layers.MaxPooling2D(2, name=f"pool{i}")(x), multiple * width, f"down{i}")
+        x = block(layers.MaxPooling2D(2, name=f"pool{i}")(x), multiple * width, f"down{i}", momentum=momentum)
     for i, (multiple, last) in enumerate(((8, 4), (4, 2), (2, 1), (1, 1)), 1):
-        x = enlarged(x, multiple * width, f"enlarge{i}")
-        x = block(x, multiple * width, f"up{i}", last * width)
+        x = enlarged(x, multiple * width, f"enlarge{i}", momentum)
+        x = block(x, multiple * width, f"up{i}", last * width, momentum)
     rebuilt = layers.Conv2D(channels, 3, padding="same", kernel_initializer=kernels(), name="image")(x)
     return keras.Model(image, rebuilt, name=name)
 
@@ -98,8 +101,9 @@ class DRAEM(SegmentingDetector):
         super().__init__(name="draem")
         self.config = config or DRAEMConfig()
         keras.utils.set_random_seed(self.config.seed)
-        self.reconstructive = build_reconstructive(self.config.channels, 2 * self.config.width)
-        self.segmentation = build_segmentation(self.config.channels, self.config.width)
+        c = self.config
+        self.reconstructive = build_reconstructive(c.channels, 2 * c.width, momentum=c.norm_momentum)
+        self.segmentation = build_segmentation(c.channels, c.width, momentum=c.norm_momentum)
         self.built = True
 
     def compile(self):

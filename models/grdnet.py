@@ -40,7 +40,7 @@ from ganspect.models.segmentation import SegmentingDetector, build_segmentation
 SLOPE = 0.2  # [SGRD-tf] of every leaky ReLU
 MODEL_FIELDS = (
     *("width", "stages", "image_size", "patch_size", "residual", "bottleneck", "latent_channels", "latent_size"),
-    *("batch_norm", "discriminative"),
+    *("batch_norm", "norm_momentum", "discriminative"),
 )
 LOSS_FIELDS = (
     *("adversarial_weight", "contextual_weight", "encoder_weight", "gamma"),
@@ -67,6 +67,7 @@ class GRDNetConfig:
     latent_channels: int = 32  # [paper] of the convolutional bottleneck: 8x8x32 at 128 pixels
     latent_size: int = 2048  # [paper] of the dense bottleneck
     batch_norm: bool = False  # [2m] in G, E and D; the U-Net always has it
+    norm_momentum: float = 0.9  # [draem] what a step keeps of the U-Net's moving statistics; Keras' own is 0.99
     discriminative: bool = True  # False: without the U-Net, the generative part alone (Table 1)
     adversarial_weight: float = 1.0  # [paper eq. 3] w1
     contextual_weight: float = 50.0  # [paper eq. 3] w2
@@ -249,7 +250,8 @@ class GRDNet(SegmentingDetector):
         self.decoder = build_decoder(c)  # G_D
         self.second_encoder = build_encoder(c, "second_encoder")  # E
         self.discriminator = build_discriminator(c)  # D
-        self.segmentation = build_segmentation(c.channels, c.width) if c.discriminative else None
+        marks = c.discriminative
+        self.segmentation = build_segmentation(c.channels, c.width, momentum=c.norm_momentum) if marks else None
         self.score_names = ("anomaly", "residual") if c.discriminative else ("residual",)
         parts = ("g_loss", "adversarial", "contextual", "encoding", "dissimilarity")
         self.loss_names = ("d_loss", "d_real", "d_fake", *parts, *(["s_loss"] if c.discriminative else []))

@@ -24,38 +24,42 @@ def kernels():
     return keras.initializers.RandomNormal(stddev=0.02)
 
 
-def convolution(x, filters, name):
+def convolution(x, filters, name, momentum=0.9):
     """3x3 convolution, batch normalisation, ReLU; initial values as in DRAEM's code."""
     x = layers.Conv2D(filters, 3, padding="same", kernel_initializer=kernels(), name=f"{name}_conv")(x)
     gamma = keras.initializers.RandomNormal(1.0, 0.02)
-    x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, gamma_initializer=gamma, name=f"{name}_norm")(x)
+    settings = dict(momentum=momentum, epsilon=1e-5, gamma_initializer=gamma)
+    x = layers.BatchNormalization(**settings, name=f"{name}_norm")(x)
     return layers.ReLU(name=f"{name}_act")(x)
 
 
-def block(x, filters, name, last=None):
+def block(x, filters, name, last=None, momentum=0.9):
     """Two convolutions; the second has `last` filters, where given."""
-    return convolution(convolution(x, filters, f"{name}a"), last or filters, f"{name}b")
+    return convolution(convolution(x, filters, f"{name}a", momentum), last or filters, f"{name}b", momentum)
 
 
-def enlarged(x, filters, name):
+def enlarged(x, filters, name, momentum=0.9):
     """Bilinear enlargement by 2, then a convolution."""
-    return convolution(layers.UpSampling2D(2, interpolation="bilinear", name=f"{name}_up")(x), filters, name)
+    larger = layers.UpSampling2D(2, interpolation="bilinear", name=f"{name}_up")(x)
+    return convolution(larger, filters, name, momentum)
 
 
-def build_segmentation(channels, width, name="segmentation"):
+def build_segmentation(channels, width, name="segmentation", momentum=0.9):
     """The U-Net: reconstructions and images `[B, H, W, 2C]` to logits `[B, H, W, 2]` of normal and anomalous.
 
-    H and W are multiples of 32. DRAEM's code; 28.4 million weights at width 64 and 3 channels.
+    H and W are multiples of 32. DRAEM's code; 28.4 million weights at width 64 and 3 channels. `momentum` is what a
+    training step keeps of the moving statistics of its normalisations.
     """
     pair = keras.Input((None, None, 2 * channels), name="pair")
     x, levels = pair, []
     for i, multiple in enumerate(LEVELS, 1):
-        x = block(layers.MaxPooling2D(2, name=f"pool{i}")(x) if levels else x, multiple * width, f"down{i}")
+        smaller = layers.MaxPooling2D(2, name=f"pool{i}")(x) if levels else x
+        x = block(smaller, multiple * width, f"down{i}", momentum=momentum)
         levels.append(x)
     for i, multiple in zip(range(5, 0, -1), (8, 4, 2, 1, 1), strict=True):
-        x = enlarged(x, multiple * width, f"enlarge{i}")
+        x = enlarged(x, multiple * width, f"enlarge{i}", momentum)
         x = layers.Concatenate(name=f"join{i}")([x, levels[i - 1]])
-        x = block(x, multiple * width, f"up{i}")
+        x = block(x, multiple * width, f"up{i}", momentum=momentum)
     logits = layers.Conv2D(2, 3, padding="same", kernel_initializer=kernels(), name="logits")(x)
     return keras.Model(pair, logits, name=name)
 

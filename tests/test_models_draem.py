@@ -55,6 +55,24 @@ def test_rates_drop_after_80_and_90_percent():
     assert rates == pytest.approx([3e-4] * 8 + [6e-5] + [1.2e-5] * 2)
 
 
+@pytest.mark.parametrize("name", ["draem", "grdnet"])
+def test_moving_statistics_keep_the_share_that_is_asked_for(name):
+    """A step on the same batch moves them from their initial values by 1 - momentum, in each network."""
+    moved = {}
+    for momentum in (0.9, 0.99):
+        detector = TINY[name].build(norm_momentum=momentum)
+        networks = [detector.segmentation, *([detector.reconstructive] if name == "draem" else [])]
+        norms = [layer for network in networks for layer in network.layers if hasattr(layer, "moving_mean")]
+        before = [layer.moving_variance.numpy() for layer in norms]
+        detector.step(TINY[name].batch())
+        changes = [one.moving_variance.numpy() - value for one, value in zip(norms, before, strict=True)]
+        moved[momentum] = np.concatenate([change.ravel() for change in changes])
+    assert all(np.any(changes) for changes in moved.values())
+    np.testing.assert_allclose(moved[0.99], moved[0.9] / 10, rtol=2e-3, atol=1e-6)
+    with pytest.raises(ValueError, match="norm_momentum"):
+        TINY[name].build(norm_momentum=1.0)
+
+
 def test_the_region_changes_nothing():
     batch = TINY["draem"].batch()
     logs = [TINY["draem"].build().step(batch | {"roi": roi})["loss"] for roi in (batch["roi"], 1 - batch["roi"])]
