@@ -209,16 +209,29 @@ def on_accelerator(options):
 
 
 def gflop(name, options):
-    """What a step of a case needs, by XLA's count; None where it cannot be counted."""
+    """Starts to count what a step of a case needs, by XLA; the function that it gives has the number, None if none.
+
+    XLA counts on a CPU alone: a process of its own where that is not what trains here, while an accelerator is timed.
+    """
     import keras
 
-    if keras.backend.backend() != "jax" or on_accelerator(options):  # XLA counts on a CPU alone
-        command = [sys.executable, __file__, "--count", "--methods", name]
-        command += [part for key in ("batch", "width") if (v := getattr(options, key)) for part in (f"--{key}", str(v))]
-        environment = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
-        found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        return json.loads(found.stdout) if found.returncode == 0 else None
-    return counted(name, build(name, options.batch, options.width))
+    if keras.backend.backend() == "jax" and not on_accelerator(options):
+        return lambda: counted(name, build(name, options.batch, options.width))
+    command = [sys.executable, __file__, "--count", "--methods", name]
+    command += [part for key in ("batch", "width") if (v := getattr(options, key)) for part in (f"--{key}", str(v))]
+    environment = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+
+    def start():
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+    early = start() if on_accelerator(options) else None
+
+    def finish():
+        process = early or start()
+        printed = process.communicate()[0]
+        return json.loads(printed) if process.returncode == 0 else None
+
+    return finish
 
 
 def counted(name, detector):
@@ -260,6 +273,7 @@ def measured(name, options):
     import keras
 
     steps = options.steps or (50 if on_accelerator(options) else 1)
+    needs = gflop(name, options)
     detector = build(name, options.batch, options.width)
     batches = pixels(detector, steps)
     if keras.backend.backend() == "jax":
@@ -276,7 +290,7 @@ def measured(name, options):
     work, runs["peak"] = peak_run(options)
     found = medians(runs, options.rounds)
     peak = work / found.pop("peak")[0]
-    needed = gflop(name, options)
+    needed = needs()
     rows = []
     for label, (seconds, first) in found.items():
         each = seconds / steps
@@ -315,7 +329,7 @@ def main():
     import keras
 
     if options.count:
-        print(gflop(options.methods[0], options))
+        print(gflop(options.methods[0], options)())
         return
     if options.precision != "float32":
         keras.mixed_precision.set_dtype_policy(f"mixed_{options.precision}")

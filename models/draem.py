@@ -24,7 +24,7 @@ from keras import layers, ops
 from ganspect.models import losses, optimizers
 from ganspect.models.segmentation import SMALLEST, SegmentingDetector, block, build_segmentation, enlarged, kernels
 
-MODEL_FIELDS = ("width", "image_size", "patch_size", "norm_momentum")
+MODEL_FIELDS = ("width", "image_size", "patch_size")
 LOSS_FIELDS = ("gamma",)
 
 

@@ -40,7 +40,7 @@ from ganspect.models.segmentation import SegmentingDetector, build_segmentation
 SLOPE = 0.2  # [SGRD-tf] of every leaky ReLU
 MODEL_FIELDS = (
     *("width", "stages", "image_size", "patch_size", "residual", "bottleneck", "latent_channels", "latent_size"),
-    *("batch_norm", "norm_momentum", "discriminative"),
+    *("batch_norm", "discriminative"),
 )
 LOSS_FIELDS = (
     *("adversarial_weight", "contextual_weight", "encoder_weight", "gamma"),

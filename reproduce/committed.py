@@ -1,8 +1,9 @@
 """Committed results joined with those of the runs here: what was measured on another machine stays.
 
 A cell is a method on a category of a data set. Its committed rows stay, byte for byte, as long as none of its runs
-here gives rows (`tables.counted`), or those that do were stopped before the epochs that the rows reach; else all of
-them are replaced by the rows of the runs here, whatever their scores, metrics and protocols.
+here gives rows (`tables.counted`), or those that do were stopped before the epochs that the rows reach; else they are
+replaced by the rows of the runs here, whatever their scores, metrics and protocols. Rows of a number of epochs that the
+paper prints (35, 100) stay where all trainings here end before it.
 """
 
 import csv
@@ -24,7 +25,8 @@ class Joined:
     Args:
         rows: list of dicts with `tables.COLUMNS`: cells in the script's order, then the means of groups.
         kept: `{(method, dataset, category): number of rows}` of cells of which no run here gives rows.
-        longer: the same of cells whose trainings here were stopped before the epochs of the committed rows.
+        longer: the same of cells whose trainings here were stopped before the epochs of the committed rows, or end
+            before that number of epochs.
         replaced: the same of cells with one.
         dropped: `{label, place and table: number of rows}` of what the script does not have.
     """
@@ -40,7 +42,7 @@ class Joined:
         lines = []
         for what, found in (
             ("kept, as no run of theirs here is finished or was scored", self.kept),
-            ("kept, as those here were stopped after fewer epochs", self.longer),
+            ("kept, as those here have fewer epochs", self.longer),
             ("replaced by the runs here", self.replaced),
         ):
             if found:
@@ -69,7 +71,7 @@ def join(paper, cells, runs, path):
     rows = read(path)
     outdone = _outdone(cells, runs, rows, known)
     cells = [cell for cell in cells if place(cell) not in outdone]
-    here = {place(cell) for cell, _ in tables.counted(cells, runs)}
+    here = _reached(cells, runs)
     kept, longer, replaced, dropped, old, members = {}, {}, {}, {}, {}, tables.by_category(paper, cells, runs)
     for row in rows:
         cell = (known.get(row["method"]), row["dataset"], row["category"])
@@ -78,10 +80,10 @@ def join(paper, cells, runs, path):
             dropped[what] = dropped.get(what, 0) + 1
         elif _is_mean(paper, row):
             old[_key(row)] = row
-        elif cell in here:
+        elif cell in here and here[cell] >= float(row["epochs"] or 0):
             replaced[cell] = replaced.get(cell, 0) + 1
         else:
-            which = longer if cell in outdone else kept
+            which = longer if cell in outdone or cell in here else kept
             which[cell] = which.get(cell, 0) + 1
             members.append(as_found(row))
     order = _order(paper)
@@ -128,6 +130,14 @@ def loses_points(new, old):
 def place(cell):
     """Where a cell's rows stand: (method, dataset, category)."""
     return cell.method, cell.subject.dataset, cell.subject.category
+
+
+def _reached(cells, runs):
+    """`{place: most epochs}` of the trainings here that give rows."""
+    done = {}
+    for cell, run in tables.counted(cells, runs):
+        done[place(cell)] = max(run.epochs_done(), done.get(place(cell), 0))
+    return done
 
 
 def _outdone(cells, runs, rows, known):

@@ -68,7 +68,7 @@ def anomaly_sources(folder, count, size, channels, seed):
     return sources.procedural_textures(count, size, channels, seed)
 
 
-def grdnet_method(label, tables, attends=False, unasked=False, **settings):
+def grdnet_method(label, tables, attends=False, unasked=False, also="", note="", **settings):
     """GRD-Net with settings that make it a row of these tables."""
     generative = settings.get("discriminative") is False
     return Method(
@@ -80,6 +80,8 @@ def grdnet_method(label, tables, attends=False, unasked=False, **settings):
         loss_fields=grdnet.LOSS_FIELDS,
         score_fields=("patch_stride",),
         settings=lambda subject: settings,
+        also=also,
+        note=note,
         tables=tables,
         unasked=unasked,
         scores={"residual": ""} if generative else SCORES,
@@ -96,6 +98,13 @@ def generative_curves(subject):
 
 METHODS = {
     "grdnet": grdnet_method("GRD-Net", (*AUROC_TABLES, "roi", "bottleneck"), unasked=True),
+    "grdnet-perlin": grdnet_method(  # [GRD-tf], [GRD-pt], decision 2g
+        "GRD-Net, Perlin colours",
+        AUROC_TABLES,
+        also="GRD-Net",
+        note="the noise is of smooth colours, from maps of Perlin noise, as the authors' later code draws it",
+        noise="perlin",
+    ),
     "draem": Method(
         "DRAEM",
         draem.DRAEM,
@@ -182,7 +191,7 @@ SMALL_GANOMALY = dict(image_size=32, width=8, batch_size=8, steps_per_epoch=20, 
 QUICK = dict(width=16, epochs=10)  # decision 2u
 PROFILES = {
     "smoke": {
-        "grdnet": Profile(SMALL | dict(stages=3), curve=2, minutes=0.4),
+        **dict.fromkeys(("grdnet", "grdnet-perlin"), Profile(SMALL | dict(stages=3), curve=2, minutes=0.4)),
         "draem": Profile(SMALL | dict(textures=32), curve=2, minutes=0.4),
         "ganomaly": Profile(SMALL_GANOMALY, curve=2, minutes=0.2),
     },

@@ -155,8 +155,19 @@ def test_committed_rows_of_more_epochs_stay_where_a_training_stopped(old, done, 
     (cell.folder(tmp_path / "new") / "curve.csv").write_text("epoch,step\n1,2\n")
     report.publish(grdnet, [cell], tmp_path / "new", tmp_path / "results", console)
     assert (tmp_path / "results" / "grdnet.csv").read_bytes() == kept
-    assert "kept, as those here were stopped after fewer epochs: grdnet mvtec_ad/pill" in console.export_text()
+    assert "kept, as those here have fewer epochs: grdnet mvtec_ad/pill" in console.export_text()
     assert not (tmp_path / "results" / "curves").exists()
+
+
+def test_committed_rows_after_more_epochs_stay_beside_those_of_a_shorter_training(tmp_path):
+    old = store(tmp_path / "old", "grdnet", 100, {10: 0.6, 35: 0.65, 100: 0.7})
+    write_csv(tmp_path / "grdnet.csv", tables.measured(grdnet, [old], tmp_path / "old"), tables.COLUMNS)
+    cell = store(tmp_path / "new", "grdnet", 10, {10: 0.8})
+    found = committed.join(grdnet, [cell], tmp_path / "new", tmp_path / "grdnet.csv")
+    rows = [r for r in found.rows if (r["metric"], r["protocol"]) == ("image_auroc", "paper") and r["table"] != "roi"]
+    values = {(r["epochs"], r["value"]) for r in rows}
+    assert values == {("10", 0.8), ("35", 0.65), ("100", 0.7)}
+    assert list(found.replaced) == list(found.longer) == [("grdnet", "mvtec_ad", "pill")]
 
 
 def test_losses_stand_beside_those_of_the_private_vials(tmp_path):
