@@ -57,7 +57,7 @@ class FCBiGANConfig:
     latent_overlap: str = (
         "sum"  # [skal] of D's latent footprints in whole images; [ours] "mean": as large as in training
     )
-    early_stopping: bool = False  # [ours: thesis silent; skal stops on held-out error, patience 10 from epoch 50]
+    early_stopping: bool = False  # [ours: thesis silent; skal stops on held-out error, patience 10, from epoch 51]
     seed: int = 0
 
     def __post_init__(self):

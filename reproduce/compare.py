@@ -155,6 +155,8 @@ def _tested(name, names, labels, scores, a, b):
         truth = gallery.load_truth(a)
         if not all(image in truth for image in names):
             return "no stored masks (--rescore stores them)"
+        if not all(gallery.map_path(run, image).exists() for run in (a, b) for image in names):
+            return "no stored maps (--rescore stores them)"
         masks = [truth[image] for image in names]
         maps = [[gallery.load_map(run, image).astype(np.float32) for image in names] for run in (a, b)]
         if any(values.shape != mask.shape for side in maps for values, mask in zip(side, masks, strict=True)):

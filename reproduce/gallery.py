@@ -143,6 +143,11 @@ def load_truth(run):
         }
 
 
+def map_path(run, name):
+    """Where the map of a test image is stored."""
+    return (run.path / "maps" / name).with_suffix(".npy")
+
+
 def load_map(run, name):
     """The stored map of a test image, float16 `[H, W]`."""
-    return np.load((run.path / "maps" / name).with_suffix(".npy"), allow_pickle=False)
+    return np.load(map_path(run, name), allow_pickle=False)

@@ -93,8 +93,8 @@ TABLES = {
             epochs,
         )
         for name, of, epochs, labels in (
-            ("grdnet", "2", "10", ("GRD-Net", "DRAEM")),
-            ("grdnet-35", "3", "35", ("GRD-Net", "DRAEM")),
+            ("grdnet", "2", "10", ("GRD-Net", "GRD-Net, Perlin colours", "DRAEM")),
+            ("grdnet-35", "3", "35", ("GRD-Net", "GRD-Net, Perlin colours", "DRAEM")),
             ("grdnet-100", "4", "100", ("DRAEM",)),
         )
     },

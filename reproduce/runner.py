@@ -199,9 +199,10 @@ def train(method, detector, images, measurements, run, channel, title, devices, 
         spent = run.status.get("training_seconds", 0) + time.perf_counter() - began
         done = {"epoch": position_of(run.checkpoint)[0], "peak_megabytes": peak_megabytes(run)}
         run.set_status(run.status["state"], training_seconds=round(spent, 1), **done)
+    kept = {}
     if early and best.exists():
-        load_state(best, detector.state)
-    run.set_status("trained")
+        kept = {"weights_of_epoch": load_state(best, detector.state).epoch}
+    run.set_status("trained", **kept)
 
 
 class HeldOut:

@@ -243,7 +243,7 @@ def _view_rows(paper, ours, subject, protocol, by_seed, view, printed):
     images = metrics["train_images"], metrics["all_train_images"]
     trained = f"trained on {images[0]} of {images[1]} normal images"
     after = f"after {view.epoch} of the {view.milestone} epochs" if 0 < view.epoch < view.milestone else ""
-    after = _texts(after, _stopped(by_seed))
+    after = _texts(after, _stopped(by_seed), _kept(by_seed))
     suffixes = _suffixes(ours.of(paper, "scores"), metrics)
     rows = []
     for label, metric, by_run, first in _values(suffixes, measured, protocol):
@@ -278,6 +278,12 @@ def _stopped(by_seed):
     if not short:
         return ""
     return f"a training of {short[0].config['epochs']} epochs, stopped after {min(map(Run.epochs_done, short))}"
+
+
+def _kept(by_seed):
+    """The epochs whose weights early stopping kept; empty without it."""
+    found = [(run.status.get("weights_of_epoch"), run.epochs_done()) for run in by_seed.values()]
+    return ", ".join(f"weights of epoch {best}, stopped after {done}" for best, done in found if best)
 
 
 def _changes(ours, subject, run, view):

@@ -77,6 +77,14 @@ def test_other_test_images_are_not_compared(folders, tmp_path):
     assert found["image_auroc"]["verdict"] == "not tested" and "other test images" in found["image_auroc"]["test"]
 
 
+def test_pixels_are_not_compared_where_maps_are_missing(folders, tmp_path):
+    run = store(tmp_path / "c", skill=0.3)
+    next(iter(sorted((run.path / "maps").rglob("*.npy")))).unlink()
+    found = by_metric(compare.compare([cbigan], folders[0], tmp_path / "c")[0])
+    assert "no stored maps" in found["pixel_auroc"]["test"] and found["pixel_auroc"]["verdict"] == "not tested"
+    assert "DeLong" in found["image_auroc"]["test"]
+
+
 def test_rivals_are_tested_on_the_images_that_both_scored(tmp_path):
     store(tmp_path, "cbigan", skill=0.6)
     rival = store(tmp_path, "bigan", skill=0.0)

@@ -170,6 +170,13 @@ def test_committed_rows_after_more_epochs_stay_beside_those_of_a_shorter_trainin
     assert list(found.replaced) == list(found.longer) == [("grdnet", "mvtec_ad", "pill")]
 
 
+def test_rows_name_the_epoch_whose_weights_were_kept(tmp_path):
+    cell = store(tmp_path, "grdnet", 10, {10: 0.8})
+    Run(cell.folder(tmp_path)).set_status("finished", weights_of_epoch=7)
+    rows = [r for r in tables.measured(grdnet, [cell], tmp_path) if r["metric"] == "image_auroc"]
+    assert rows and all("weights of epoch 7, stopped after 10" in r["note"] for r in rows)
+
+
 def test_losses_stand_beside_those_of_the_private_vials(tmp_path):
     cell = store(tmp_path, "residual-ae", 250, {250: 0.6})
     rows = tables.measured(grdnet, [cell], tmp_path)

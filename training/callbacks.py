@@ -91,7 +91,9 @@ class RateSchedule(keras.callbacks.Callback):
 
 
 class EarlyStop(keras.callbacks.Callback):
-    """Stops when the held-out reconstruction error has not fallen for `patience` epochs after epoch `start` [skal].
+    """Stops when the held-out reconstruction error has not fallen for `patience` epochs from epoch `start` on [skal].
+
+    The code says `start_from_epoch=50` to Keras, which counts from 0: the 51st is the first that counts.
 
     A function of history.csv alone, so a resumed training stops where an uninterrupted one does. The best weights are
     written to `best`.
@@ -101,7 +103,7 @@ class EarlyStop(keras.callbacks.Callback):
         best: path of the best checkpoint.
     """
 
-    def __init__(self, recorder, best, patience=10, start=50):
+    def __init__(self, recorder, best, patience=10, start=51):
         super().__init__()
         self.recorder, self.best, self.patience, self.start = recorder, best, patience, start
 
