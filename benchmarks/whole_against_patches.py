@@ -8,6 +8,9 @@ anomalous test image is scored both ways: whole at stride 8, and from isolated 4
 losses are averaged where they overlap. A third way divides D's latent channel by the number of overlapping footprints
 (`latent_overlap="mean"`). All are smoothed by the thesis' filter. Printed: reconstruction error, pixel AUROC of L_R and
 of L_D, mean L_D, and its rank correlation with the isolated patches' at their centres.
+
+A second table shows whether D looks at the latents: its outputs on patches of the last normal image with their own
+codes and with those of other patches, on generated patches likewise, and how well E finds the latents of what G made.
 """
 
 import argparse
@@ -68,6 +71,31 @@ def main():
         aurocs = [pixel_auroc(masks, [mean_filter(part[j], config.filter_size) for part in parts]) for j in (0, 1)]
         error, level, correlation = (np.mean([part[j] for part in parts]) for j in (2, 3, 4))
         print(f"| {way} | {error:.3f} | {aurocs[0]:.3f} | {aurocs[1]:.3f} | {level:.2f} | {correlation:.2f} |")
+    print("\n| pairs | D, own latents | D, those of others | mean difference | |x - G(E(x))| | z and E(G(z)) |")
+    print("|---|---|---|---|---|---|")
+    for row in pairs(detector, np.asarray(detector.prepare(arrays.train[-1]))):
+        print("| " + " | ".join(cell if isinstance(cell, str) else f"{cell:.3f}" for cell in row) + " |")
+
+
+def pairs(detector, image, count=128):
+    """Rows of the second table: real and generated patches; the correlation is over all latents."""
+    size, rng = detector.config.patch_size, np.random.default_rng(0)
+    corners = zip(*(rng.integers(0, n - size + 1, count) for n in image.shape[:2]), strict=True)
+    real = np.stack([image[y : y + size, x : x + size] for y, x in corners])
+    z = rng.standard_normal((count, 1, 1, detector.config.latent_size), dtype="float32")
+
+    def networks(images, codes):
+        found = detector.encoder(images, training=False)
+        codes = found if codes is None else codes
+        others = [detector.discriminator([images, c], training=False) for c in (codes, codes[::-1])]
+        return found, abs(images - detector.generator(found, training=False)), *others
+
+    run = detector.compile_inference(networks)
+    made = np.asarray(detector.compile_inference(lambda z: detector.generator(z, training=False))(z))
+    for name, images, codes in (("real", real, None), ("generated", made, z)):
+        found, error, own, others = map(np.asarray, run(images, codes))
+        correlation = "" if codes is None else float(np.corrcoef(codes.ravel(), found.ravel())[0, 1])
+        yield name, own.mean(), others.mean(), abs(own - others).mean(), error.mean(), correlation
 
 
 def patch_losses(detector, patches):

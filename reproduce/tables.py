@@ -358,18 +358,31 @@ def _common(paper, subject, protocol, run, metrics, changes, view):
         "data": data,
         "command": manifest["command"],
         "commit": (manifest["commit"] or "")[:12] + ("+changes" if manifest["dirty"] else ""),
-        "hardware": _hardware(manifest),
+        "hardware": _hardware(run),
         "date": manifest["date"],
     }, note
 
 
-def _hardware(manifest):
-    """What trained a run: processor, threads where they were asked for, devices where there were several."""
-    parts = [manifest["hardware"]]
-    parts += [f"{manifest['threads']} threads"] if manifest["threads"] else []
-    parts += [f"{manifest['devices']} devices"] if manifest.get("devices", "1") != "1" else []
+def _hardware(run):
+    """What trained a run: processor, threads where they were asked for, devices where there were several.
+
+    And what scored it, where that is another processor.
+    """
+    manifest, scored = run.manifest, ""
+    trained = list(dict.fromkeys(_machine(session) for session in run.trained()))
+    if trained and manifest["hardware"] not in {session["hardware"] for session in run.trained()}:
+        scored = f"; scored on {_machine(manifest)}"
+    parts = [" and ".join(trained) or _machine(manifest)]
     parts += [f"training steps in {manifest['precision']}"] if manifest.get("precision") else []
     parts += ["training steps compiled by XLA"] if manifest.get("xla") else []
+    return ", ".join(parts) + scored
+
+
+def _machine(session):
+    """Processor, threads and devices of a manifest or of one of its sessions."""
+    parts = [session["hardware"]]
+    parts += [f"{session['threads']} threads"] if session.get("threads") else []
+    parts += [f"{session['devices']} devices"] if session.get("devices", "1") != "1" else []
     return ", ".join(parts)
 
 

@@ -170,6 +170,19 @@ def test_committed_rows_after_more_epochs_stay_beside_those_of_a_shorter_trainin
     assert list(found.replaced) == list(found.longer) == [("grdnet", "mvtec_ad", "pill")]
 
 
+def test_rows_name_what_trained_and_what_scored(tmp_path):
+    cell = store(tmp_path, "grdnet", 10, {10: 0.8})
+    run, gpu = Run(cell.folder(tmp_path)), {"hardware": "gpu", "threads": None, "devices": "2"}
+    for session, epoch, expected in ((gpu, 0, "gpu, 2 devices"), ({"hardware": "h", "threads": 2}, 10, None)):
+        run.set_status("running")
+        run.open(run.config, run.manifest | session, position=(epoch, 0))
+        rows = [r for r in tables.measured(grdnet, [cell], tmp_path) if r["metric"] == "image_auroc"]
+        assert not rows
+        run.set_status("finished")
+        rows = tables.measured(grdnet, [cell], tmp_path)
+        assert {r["hardware"] for r in rows} == {expected or "gpu, 2 devices; scored on h, 2 threads, 2 devices"}
+
+
 def test_rows_name_the_epoch_whose_weights_were_kept(tmp_path):
     cell = store(tmp_path, "grdnet", 10, {10: 0.8})
     Run(cell.folder(tmp_path)).set_status("finished", weights_of_epoch=7)

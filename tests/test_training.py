@@ -193,6 +193,17 @@ def test_early_stopping_keeps_the_best_weights_and_resumes_to_the_same_stop(text
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_machine_that_only_scores_did_not_train(tmp_path):
+    """Trained in two parts on one, whole, then scored on another; or finished on the other."""
+    for name, last, trained in (("scored", 6, ["gpu"] * 2), ("finished", 4, ["gpu", "gpu", "cpu"])):
+        run = Run(tmp_path / name)
+        for hardware, position in (("gpu", (0, 0)), ("gpu", (2, 5)), ("cpu", (last, 0))):
+            remarks = run.open({"epochs": 6}, {"hardware": hardware, "threads": None}, position=position)
+        assert [session["hardware"] for session in run.trained()] == trained
+        assert bool(remarks) == (name == "finished")
+    assert Run(tmp_path / "new").trained() == []
+
+
 def test_another_config_is_refused_and_a_run_can_be_set_aside(tmp_path):
     run = Run(tmp_path / "seed_0")
     run.open({"width": 8, "seed": 0}, make_manifest(0, "f", None, "tensorflow"))

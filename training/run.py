@@ -120,19 +120,25 @@ class Run:
                 "Use --force to train it anew or --runs-dir for another folder."
             )
         session = {name: manifest[name] for name in SESSION if name in manifest}
-        session |= {"epoch": position[0], "step": position[1], "trains": self.status["state"] not in OVER}
+        trains = self.status["state"] not in OVER and position[0] < config.get("epochs", math.inf)
+        session |= {"epoch": position[0], "step": position[1], "trains": trains}
         sessions = [*self.manifest.get("sessions", []), session]
         write_json(self.path / "config.json", config)
         write_json(self.path / "manifest.json", {**manifest, "sessions": sessions})
         return self.remarks()
 
-    def remarks(self):
-        """What differs between the sessions that trained the run and changes its bits: a list of texts."""
+    def trained(self):
+        """The sessions of the manifest that trained the run; empty where it has none."""
         sessions = self.manifest.get("sessions", [])
+        if not sessions:
+            return []
         places = [(session["epoch"], session["step"]) for session in sessions]
         ended = [*places[1:], (math.inf, 0)]
-        trained = [s for s, start, end in zip(sessions, places, ended, strict=True) if s["trains"] and end > start]
-        found = []
+        return [s for s, start, end in zip(sessions, places, ended, strict=True) if s["trains"] and end > start]
+
+    def remarks(self):
+        """What differs between the sessions that trained the run and changes its bits: a list of texts."""
+        trained, found = self.trained(), []
         for name in ("threads", "devices", "backend", "hardware"):
             values = list(dict.fromkeys(str(session.get(name, ABSENT.get(name))) for session in trained))
             if len(values) > 1:
