@@ -1,11 +1,13 @@
 """Training, pixels and scores of every tiny method on the backend of KERAS_BACKEND; prints what it finds as JSON.
 
 Run as a script by test_backends.py: argument 1 is a `.npz` file of initial weights, argument 2 the backend, the others
-are the methods. "jax" blocks TensorFlow, without which training and scoring must work there.
+are the methods. "jax" blocks TensorFlow, without which training and scoring must work there. Beside the weights it
+leaves METHOD.BACKEND.npz, a checkpoint of the training, and METHOD.npy, the image of the score.
 """
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +19,7 @@ import keras
 from tiny_methods import TINY
 
 from ganspect.data.patches import stack_images
+from ganspect.training.checkpoint import save_state
 from ganspect.training.fit import fit
 
 
@@ -64,7 +67,7 @@ def losses_without_chance(name, images, stored):
     return found
 
 
-def training(name, images):
+def training(name, images, folder):
     """An epoch of each phase with the method's own draws, then a calibrated score: what a user of this backend does."""
     detector = TINY[name].build()
     stack, sizes = stack_images(TINY[name].training_images(images))
@@ -73,6 +76,8 @@ def training(name, images):
     before = [keras.ops.convert_to_numpy(seed) for seed in seeds]
     fit(detector, stack, sampler, len(TINY[name].every_phase))
     detector.calibrate(images[:1])
+    save_state(folder / f"{name}.{keras.backend.backend()}.npz", detector.state, len(TINY[name].every_phase))
+    np.save(folder / f"{name}.npy", images[1])
     row = {key: values[0] for key, values in sampler.draws(0).items()}
     batch = sampler.batch(keras.ops.convert_to_tensor(stack), row)
     pixels = np.array(batch["corrupted"] if TINY[name].regions else batch, "float64")
@@ -91,7 +96,8 @@ def main(path, names):
         for name in names:
             tiny = TINY[name]
             images = list(rng.integers(0, 255, (2, 64, 64, tiny.config.channels)).astype("uint8"))
-            found[name] = {"losses": losses_without_chance(name, images, stored), **training(name, images)}
+            losses = losses_without_chance(name, images, stored)
+            found[name] = {"losses": losses, **training(name, images, Path(path).parent)}
     print(json.dumps(found))
 
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from tiny_methods import TINY
 
+from ganspect.training.checkpoint import Position, load_state
+
 HERE = Path(__file__).parent
 
 
@@ -27,7 +29,7 @@ def found(tmp_path_factory):
     def find(name):
         group = (name,) if name in HEAVY else tuple(other for other in TINY if other not in HEAVY)
         if group not in made:
-            made[group] = findings_of(group, tmp_path_factory.mktemp("parity") / "start.npz")
+            made[group] = findings_of(group, tmp_path_factory.mktemp(f"parity_{group[0]}") / "start.npz")
         return made[group]
 
     return find
@@ -58,7 +60,7 @@ def findings_of(names, path):
         for backend, process in running.items():
             output, errors = process.communicate(timeout=600)
             assert process.returncode == 0, f"{backend}: {errors[-3000:]}"
-            findings[backend] = json.loads(output.splitlines()[-1])
+            findings[backend] = json.loads(output.splitlines()[-1]) | {"folder": path.parent}
     finally:
         for process in running.values():
             process.kill()
@@ -103,3 +105,17 @@ def test_every_method_trains_and_scores_on_both_backends(found, backend, name):
     iterations = {"fcbigan": [3, 3, 3], "cbigan": [2, 2], "fanogan": [2, 4, 4], "ganomaly": [3, 3], "anogan": [3, 3]}
     iterations |= {"grdnet": [3, 3, 3], "draem": [3]}
     assert found(name)[backend][name]["iterations"] == iterations[name]
+
+
+@pytest.mark.parametrize("name", [p for p in NAMES if p.values[0] != "anogan"])  # whose scores draw random numbers
+def test_what_jax_trained_scores_the_same_with_tensorflow(found, name):
+    """Its checkpoint is loaded, with counters and seeds of another integer type."""
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("the other backend here")
+    theirs = found(name)["jax"]
+    detector = TINY[name].build()
+    position = load_state(theirs["folder"] / f"{name}.jax.npz", detector.state)
+    assert position == Position(len(TINY[name].every_phase))
+    score = detector.anomaly_score(np.load(theirs["folder"] / f"{name}.npy"))
+    assert score == pytest.approx(theirs[name]["score"], rel=1e-3)
+    assert [int(optimizer.iterations) for optimizer in detector.optimizers.values()] == theirs[name]["iterations"]

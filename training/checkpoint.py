@@ -72,6 +72,9 @@ def position_of(path):
 def load_state(path, variables):
     """Assigns a checkpoint to `variables` and returns its `Position`.
 
+    One of the other backend fits too: counters and seeds are integers of another kind there. What is trained on JAX can
+    be scored and exported with TensorFlow; trained on there, it draws other random numbers.
+
     Raises:
         CheckpointError: the file holds another number of variables, or one of another shape or dtype.
     """
@@ -83,8 +86,16 @@ def load_state(path, variables):
         losses = {name.removeprefix(LOSS): stored[name] for name in stored.files if name.startswith(LOSS)}
         position = Position(int(stored["epoch"]), int(stored["step"]) if "step" in stored.files else 0, losses)
     for v, value in zip(variables, values, strict=True):
-        if tuple(v.shape) != value.shape or np.dtype(v.dtype) != value.dtype:
+        if tuple(v.shape) != value.shape or not _fits(value, np.dtype(v.dtype)):
             raise CheckpointError(f"{path}: {v.path} is {v.dtype}{tuple(v.shape)}, stored {value.dtype}{value.shape}")
     for v, value in zip(variables, values, strict=True):
-        v.assign(value)
+        v.assign(value.astype(v.dtype))
     return position
+
+
+def _fits(value, dtype):
+    """Whether stored values are of this dtype, or are integers that it can hold as well."""
+    if value.dtype == dtype:
+        return True
+    both = value.dtype.kind in "iu" and dtype.kind in "iu"
+    return both and np.array_equal(value.astype(dtype), value)
