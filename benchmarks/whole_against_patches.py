@@ -86,15 +86,15 @@ def pairs(detector, image, count=128):
 
     def networks(images, codes):
         found = detector.encoder(images, training=False)
-        codes = found if codes is None else codes
         others = [detector.discriminator([images, c], training=False) for c in (codes, codes[::-1])]
         return found, abs(images - detector.generator(found, training=False)), *others
 
     run = detector.compile_inference(networks)
-    made = np.asarray(detector.compile_inference(lambda z: detector.generator(z, training=False))(z))
-    for name, images, codes in (("real", real, None), ("generated", made, z)):
-        found, error, own, others = map(np.asarray, run(images, codes))
-        correlation = "" if codes is None else float(np.corrcoef(codes.ravel(), found.ravel())[0, 1])
+    made = detector.compile_inference(lambda z: detector.generator(z, training=False))(z)
+    codes = detector.compile_inference(lambda x: detector.encoder(x, training=False))(real)
+    for name, images, latents in (("real", real, codes), ("generated", made, z)):
+        found, error, own, others = run(images, latents)
+        correlation = "" if latents is codes else float(np.corrcoef(z.ravel(), found.ravel())[0, 1])
         yield name, own.mean(), others.mean(), abs(own - others).mean(), error.mean(), correlation
 
 
