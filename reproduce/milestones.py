@@ -37,9 +37,14 @@ def of_paper(paper):
     return getattr(paper, "MILESTONES", {})
 
 
+def _tables(method, subject):
+    """The tables that a method's rows of a category stand in."""
+    return tuple(table for table in method.tables if table in subject.tables) or subject.tables
+
+
 def to_score(paper, method, subject, epochs):
     """The epochs before the last after which a training of so many epochs is scored."""
-    tables = method.tables or subject.tables
+    tables = _tables(method, subject)
     return {e for table in tables for e in of_paper(paper).get(table, ()) if e < epochs}
 
 
@@ -48,7 +53,7 @@ def views(paper, method, subject, config):
 
     A table without milestones belongs to the last epoch, with the method's own share of the schedule.
     """
-    tables, known, last = method.tables or subject.tables, of_paper(paper), config.get("epochs", 0)
+    tables, known, last = _tables(method, subject), of_paper(paper), config.get("epochs", 0)
     share = method.of(paper, "schedule_share")(config)
     if not any(table in known for table in tables):
         return [View(last, tables, 0, share)]

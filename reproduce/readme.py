@@ -67,7 +67,11 @@ TABLES = {
         "fcbigan",
         (PIXEL, AUPR, SECONDS),
         (
-            *(("nanofibres", label, ("1",) * 3) for label in ("FCBiGAN", "FCBiGAN, L_R alone", "FCBiGAN, L_D alone")),
+            *(
+                ("nanofibres", "FCBiGAN" + of + score, ("1",) * 3)
+                for of in (", latents averaged", "")
+                for score in ("", ", L_R alone", ", L_D alone")
+            ),
             *(("grid", label, ("2",) * 3) for label in ("FCBiGAN", "FCBiGAN, L_R alone", "f-AnoGAN")),
         ),
     ),
