@@ -38,8 +38,8 @@ def of_paper(paper):
 
 
 def _tables(method, subject):
-    """The tables that a method's rows of a category stand in."""
-    return tuple(table for table in method.tables if table in subject.tables) or subject.tables
+    """The tables that a method's rows of a category stand in: the method's own, of these the category's if any."""
+    return tuple(table for table in method.tables if table in subject.tables) or method.tables or subject.tables
 
 
 def to_score(paper, method, subject, epochs):
