@@ -57,14 +57,16 @@ def test_rates_drop_after_80_and_90_percent():
 
 @pytest.mark.parametrize("name", ["draem", "grdnet"])
 def test_moving_statistics_keep_the_share_that_is_asked_for(name):
-    """A step on the same batch moves them from their initial values by 1 - momentum, in each network."""
-    moved = {}
+    """The same batch moves them from their initial values by 1 - momentum, in each network."""
+    images, moved = TINY[name].batch()["corrupted"], {}
     for momentum in (0.9, 0.99):
         detector = TINY[name].build(norm_momentum=momentum)
-        networks = [detector.segmentation, *([detector.reconstructive] if name == "draem" else [])]
+        networks = {detector.segmentation: np.concatenate([images, images], -1)}
+        networks |= {detector.reconstructive: images} if name == "draem" else {}
         norms = [layer for network in networks for layer in network.layers if hasattr(layer, "moving_mean")]
         before = [layer.moving_variance.numpy() for layer in norms]
-        detector.step(TINY[name].batch())
+        for network, seen in networks.items():
+            network(seen, training=True)
         changes = [one.moving_variance.numpy() - value for one, value in zip(norms, before, strict=True)]
         moved[momentum] = np.concatenate([change.ravel() for change in changes])
     assert all(np.any(changes) for changes in moved.values())
