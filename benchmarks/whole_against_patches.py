@@ -71,7 +71,7 @@ def main():
         aurocs = [pixel_auroc(masks, [mean_filter(part[j], config.filter_size) for part in parts]) for j in (0, 1)]
         error, level, correlation = (np.mean([part[j] for part in parts]) for j in (2, 3, 4))
         print(f"| {way} | {error:.3f} | {aurocs[0]:.3f} | {aurocs[1]:.3f} | {level:.2f} | {correlation:.2f} |")
-    print("\n| pairs | D, own latents | D, those of others | mean difference | |x - G(E(x))| | z and E(G(z)) |")
+    print("\n| pairs | D, own latents | D, those of others | mean difference | error of G(E(x)) | z and E(G(z)) |")
     print("|---|---|---|---|---|---|")
     for row in pairs(detector, np.asarray(detector.prepare(arrays.train[-1]))):
         print("| " + " | ".join(cell if isinstance(cell, str) else f"{cell:.3f}" for cell in row) + " |")

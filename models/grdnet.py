@@ -250,8 +250,9 @@ class GRDNet(SegmentingDetector):
         self.decoder = build_decoder(c)  # G_D
         self.second_encoder = build_encoder(c, "second_encoder")  # E
         self.discriminator = build_discriminator(c)  # D
-        marks = c.discriminative
-        self.segmentation = build_segmentation(c.channels, c.width, momentum=c.norm_momentum) if marks else None
+        self.segmentation = None
+        if c.discriminative:
+            self.segmentation = build_segmentation(c.channels, c.width, momentum=c.norm_momentum)
         self.score_names = ("anomaly", "residual") if c.discriminative else ("residual",)
         parts = ("g_loss", "adversarial", "contextual", "encoding", "dissimilarity")
         self.loss_names = ("d_loss", "d_real", "d_fake", *parts, *(["s_loss"] if c.discriminative else []))

@@ -71,8 +71,8 @@ def _fcbigan(count, size):
     if not patch:
         raise OwnError(f"images of {size[0]}x{size[1]} pixels are too small: FCBiGAN takes patches of 16 or more")
     quick = fcbigan.PROFILES["quick"]["fcbigan"].settings
-    quick = quick | dict(latent_overlap="mean")  # the sum takes D out of the range that it was trained in: its card
-    return quick | dict(patch_size=patch, map_stride=4, filter_size=min(48, 2 * (min(size) // 4)))
+    chosen = dict(patch_size=patch, map_stride=4, filter_size=min(48, 2 * (min(size) // 4)))
+    return quick | chosen | dict(latent_overlap="mean")  # the sum takes D out of the range of its training: its card
 
 
 def _cbigan(count, size):
