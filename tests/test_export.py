@@ -93,6 +93,23 @@ def test_a_saved_model_equals_its_method(name, textures, tmp_path):
     assert lower == takes_regions  # some image is most anomalous outside
 
 
+def test_averaged_latents_are_exported(textures, tmp_path):
+    """As `ganspect train` sets them; of a whole image they give another map than sums."""
+    sums = calibrated("fcbigan", textures)
+    detector = TINY["fcbigan"].build(latent_overlap="mean")
+    for v, value in zip(detector.variables, sums.variables, strict=True):
+        if "kernel" in v.path and any(v is w for w in detector.discriminator.variables):
+            value.assign(value * 6.0)  # the outputs of a D so narrow all but vanish
+        v.assign(value)
+    detector.export(tmp_path / "model", Calibration(threshold=1.0, median=0.0))
+    loaded = tf.saved_model.load(tmp_path / "model").signatures["serving_default"]
+    for images in cases_of(detector).values():
+        found, heat = loaded(images=tf.constant(images)), [detector.map_from(detector.evidence(x)) for x in images]
+        near(found["anomaly_map"].numpy(), np.stack(heat))
+        near(found["score"].numpy(), np.array([detector.anomaly_score(image) for image in images]))
+    assert not np.allclose(heat[0], sums.map_from(sums.evidence(images[0])))
+
+
 def near(values, expected):
     """Within 1e-5 of the largest."""
     assert values.shape == expected.shape
