@@ -116,6 +116,7 @@ def test_gradients_of_both_sides_are_those_of_the_formulas(alpha):
     first, second = tf.split(batches(detector), 2)
     (z, epsilon), (z2, _) = rehearse(detector, 2)
     logs = logs_of(detector, tf.concat([first, second], 0))
+    assert [int(optimizer.iterations) for optimizer in detector.optimizers.values()] == [1, 1]
     mapped = detector.generator.trainable_variables + detector.encoder.trainable_variables
     with tf.GradientTape() as critic, tf.GradientTape() as mapping:
         l_d = critic_loss(detector, first, z, epsilon, "joint")[0]
@@ -132,7 +133,7 @@ def test_gradients_of_both_sides_are_those_of_the_formulas(alpha):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max() + 1e-9, err_msg=v.path)
 
 
-@pytest.mark.parametrize(("steps", "critic", "mapping"), [(2, 2, 1), (1, 1, 1), (0, 1, 1), (-2, 1, 2)])
+@pytest.mark.parametrize(("steps", "critic", "mapping"), [(2, 2, 1), (0, 1, 1), (-2, 1, 2)])
 def test_a_cycle_updates_each_side_as_often_as_asked(steps, critic, mapping):
     detector = build(critic_steps=steps)
     assert detector.config.images_per_step == 4 * detector.config.batches_per_step == 4 * (abs(steps) + 1)

@@ -1,5 +1,7 @@
 """Training steps in bfloat16: weights and scores stay float32, losses agree with float32's to a bfloat16's rounding."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ def fresh():
     return TINY["ganomaly"].build()
 
 
+@functools.cache
 def one_step(precision):
     """GANomaly after one step: its losses, its weights, the kinds and dtypes of the step's convolutions."""
     detector = fresh()

@@ -30,8 +30,8 @@ def numbers(variables):
 QUICK = TINY["anogan"]  # compiles fastest; three steps an epoch
 
 
-def trained(tiny, images, run, epochs, resume=False, callbacks=(), every=1, eagerly=False):
-    """A detector trained to `epochs`, from the run's checkpoint if `resume`; built anew, as a new process would.
+def trained(tiny, images, run, epochs, resume=False, callbacks=(), every=1, eagerly=False, steps=3):
+    """A detector trained to `epochs` of `steps`, from the run's checkpoint if `resume`; built anew, as a process would.
 
     A few steps run `eagerly` sooner than they are compiled.
     """
@@ -39,6 +39,7 @@ def trained(tiny, images, run, epochs, resume=False, callbacks=(), every=1, eage
     detector.run_eagerly = eagerly
     stack, sizes = stack_images(tiny.photographs(images))
     sampler = tiny.sampler(sizes, detector.config)
+    sampler = dataclasses.replace(sampler, count=steps * sampler.batch_size)
     start = load_state(run.checkpoint, detector.state) if resume else Position()
     fit(detector, stack, sampler, epochs, start, [Recorder(run, start.epoch, sampler.steps, every=every), *callbacks])
     return detector
@@ -69,12 +70,12 @@ def test_checkpoints_every_few_epochs_resume_to_the_same(textures, tmp_path):
                 raise Killed
 
     whole, parts = Run(tmp_path / "whole"), Run(tmp_path / "parts")
-    expected = trained(QUICK, textures, whole, 5, every=2)
+    expected = trained(QUICK, textures, whole, 5, every=2, eagerly=True, steps=1)
     assert position_of(whole.checkpoint) == (5, 0)
     with pytest.raises(Killed):
-        trained(QUICK, textures, parts, 5, callbacks=[Kill()], every=2)
+        trained(QUICK, textures, parts, 5, callbacks=[Kill()], every=2, eagerly=True, steps=1)
     assert position_of(parts.checkpoint) == (2, 0) and len(parts.read_table("history.csv")) == 3
-    found = trained(QUICK, textures, parts, 5, resume=True, every=2)
+    found = trained(QUICK, textures, parts, 5, resume=True, every=2, eagerly=True, steps=1)
     for a, b in zip(numbers(expected.state), numbers(found.state), strict=True):
         np.testing.assert_array_equal(a, b)
     assert [row["epoch"] for row in parts.read_table("history.csv")] == list("12345")
@@ -94,14 +95,15 @@ def test_a_signal_leaves_a_checkpoint_of_its_batch(textures, tmp_path, batches):
                 signal.raise_signal(signal.SIGTERM)
 
     straight, run = Run(tmp_path / "straight"), Run(tmp_path / "parts")
-    expected = trained(QUICK, textures, straight, 3)
+    expected = trained(QUICK, textures, straight, 3, eagerly=True)
     before = signal.getsignal(signal.SIGTERM)
     for done in (batches, batches + 1):
         with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
-            trained(QUICK, textures, run, 3, run.checkpoint.exists(), [Signal(), StopOnSignal(run.checkpoint, 3)])
+            stops = [Signal(), StopOnSignal(run.checkpoint, 3)]
+            trained(QUICK, textures, run, 3, run.checkpoint.exists(), stops, eagerly=True)
         assert position_of(run.checkpoint) == divmod(done, 3) and signal.getsignal(signal.SIGTERM) is before
         Signal.left = 1
-    found = trained(QUICK, textures, run, 3, resume=True, callbacks=[StopOnSignal(run.checkpoint, 3)])
+    found = trained(QUICK, textures, run, 3, True, [StopOnSignal(run.checkpoint, 3)], eagerly=True)
     for a, b in zip(expected.state, found.state, strict=True):
         np.testing.assert_array_equal(*numbers([a, b]), err_msg=a.path)
     rows = [[{**row, "seconds": ""} for row in r.read_table("history.csv")] for r in (straight, run)]
@@ -180,10 +182,11 @@ def test_early_stopping_keeps_the_best_weights_and_resumes_to_the_same_stop(text
         run = Run(tmp_path / name)
         for epochs in stops:
             detector = QUICK.build()
+            detector.run_eagerly = True
             stack, sizes = stack_images(QUICK.photographs(textures))
-            sampler = QUICK.sampler(sizes, detector.config)
+            sampler = dataclasses.replace(QUICK.sampler(sizes, detector.config), count=detector.config.batch_size)
             start = load_state(run.checkpoint, detector.state) if run.checkpoint.exists() else Position()
-            recorder = Recorder(run, start.epoch, 3, lambda epoch: {"held_out_mae": errors[epoch]})
+            recorder = Recorder(run, start.epoch, 1, lambda epoch: {"held_out_mae": errors[epoch]})
             early = EarlyStop(recorder, run.path / "best.npz", patience=2, start=2)
             fit(detector, stack, sampler, epochs, start, [recorder, early])
         assert [row["epoch"] for row in run.read_table("history.csv")] == ["1", "2", "3", "4", "5"]
