@@ -69,9 +69,10 @@ def join(paper, cells, runs, path):
     """
     known = methods_by_label(paper)
     rows = read(path)
-    outdone = _outdone(cells, runs, rows, known)
+    here, stopped = _reached(cells, runs)
+    outdone = _outdone(stopped, rows, known)
     cells = [cell for cell in cells if place(cell) not in outdone]
-    here = _reached(cells, runs)
+    here = {where: epochs for where, epochs in here.items() if where not in outdone}
     kept, longer, replaced, dropped, old, members = {}, {}, {}, {}, {}, tables.by_category(paper, cells, runs)
     for row in rows:
         cell = (known.get(row["method"]), row["dataset"], row["category"])
@@ -133,21 +134,20 @@ def place(cell):
 
 
 def _reached(cells, runs):
-    """`{place: most epochs}` of the trainings here that give rows."""
-    done = {}
+    """`({place: most epochs}, {place: fewest})` of the trainings here that give rows: of all, and of those stopped."""
+    most, stopped = {}, {}
     for cell, run in tables.counted(cells, runs):
-        done[place(cell)] = max(run.epochs_done(), done.get(place(cell), 0))
-    return done
-
-
-def _outdone(cells, runs, rows, known):
-    """`place` of the stopped trainings here whose committed rows are of more epochs."""
-    done = {}
-    for cell, run in tables.counted(cells, runs):
+        where, epochs = place(cell), run.epochs_done()
+        most[where] = max(epochs, most.get(where, 0))
         if run.status["state"] != "finished":
-            done[place(cell)] = min(run.epochs_done(), done.get(place(cell), math.inf))
+            stopped[where] = min(epochs, stopped.get(where, math.inf))
+    return most, stopped
+
+
+def _outdone(stopped, rows, known):
+    """`place` of the stopped trainings here whose committed rows are of more epochs."""
     reached = [((known.get(row["method"]), row["dataset"], row["category"]), _epochs(row)) for row in rows]
-    return {where for where, epochs in reached if epochs > done.get(where, math.inf)}
+    return {where for where, epochs in reached if epochs > stopped.get(where, math.inf)}
 
 
 def _epochs(row):
