@@ -34,13 +34,11 @@ class ReadmeTable:
         paper: name of the paper.
         metrics: `(title, metric of the paper protocol, metric of the clean one or None)` each, side by side.
         rows: `(category, label of the method, table)` each; with several tables, the metrics' tables in order.
-        epochs: printed number of epochs that its rows are of.
     """
 
     paper: str
     metrics: tuple
     rows: tuple
-    epochs: str = ""
 
 
 CBIGAN = ("CBiGAN", "CBiGAN at alpha 0 (BiGAN)", "CBiGAN at alpha 1 (autoencoder)")
@@ -94,12 +92,11 @@ TABLES = {
             "grdnet",
             (AUROC, PIXEL),
             tuple((category, label, (of,) * 2) for category in ("pill", "bottle") for label in labels),
-            epochs,
         )
-        for name, of, epochs, labels in (
-            ("grdnet", "2", "10", ("GRD-Net", "GRD-Net, Perlin colours", "DRAEM")),
-            ("grdnet-35", "3", "35", ("GRD-Net", "GRD-Net, Perlin colours", "DRAEM")),
-            ("grdnet-100", "4", "100", ("DRAEM",)),
+        for name, of, labels in (
+            ("grdnet", "2", ("GRD-Net", "GRD-Net, Perlin colours", "DRAEM")),
+            ("grdnet-35", "3", ("GRD-Net", "GRD-Net, Perlin colours", "DRAEM")),
+            ("grdnet-100", "4", ("DRAEM",)),
         )
     },
     "grdnet-others": ReadmeTable(
@@ -110,6 +107,15 @@ TABLES = {
             ("pill", "GANomaly", ("5",) * 2),
             ("bottle", "GANomaly", ("5",) * 2),
         ),
+    ),
+    "grdnet-1": ReadmeTable(
+        "grdnet",
+        tuple(
+            (f"{title}, {part}", f"{part}_{loss}_loss", None)
+            for title, loss in (("contextual loss", "contextual"), ("encoder loss", "encoder"))
+            for part in ("train", "validation")
+        ),
+        tuple(("pill", label, ("1",) * 4) for label in ("residual AE", "vanilla AE")),
     ),
 }
 
