@@ -87,7 +87,15 @@ SECTIONS = (
     ),
     Section("Forms of convolutions", "convolutions.py --rounds 3"),
     Section("Steps that repeat", "repeatable_steps.py"),
-    Section("Memory", "memory.py --profiles quick paper"),
+    Section("Memory", "memory.py --profiles quick"),
+    Section(
+        "Memory at the papers' sizes",
+        "memory.py --profiles paper --cases cbigan/cbigan/pill cbigan/cbigan/grid fcbigan/fcbigan/nanofibres "
+        "grdnet/grdnet/pill grdnet/draem/pill grdnet/ganomaly/pill anogan_ganomaly/anogan/casting "
+        "anogan_ganomaly/ganomaly/casting",
+        "Without f-AnoGAN, whose step of 320 images takes two minutes.",
+    ),
+    Section("What reaches GRD-Net's autoencoder before its first step", "first_gradients.py"),
     Section("Pixel metrics beside scikit-learn's", "pixel_metrics.py --pixels 10000000 --limit 25", needs="sklearn"),
 )
 

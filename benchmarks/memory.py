@@ -7,9 +7,9 @@ Each case is a process of its own: it builds the method as a cell of the profile
 that it ever held (`ru_maxrss`), beside what TensorFlow takes before anything is built. The paper's AnoGAN searches for
 two steps instead of 500, which hold no more.
 
-The last rows train FCBiGAN on images of 200 and of 800 MB, in memory and with `GANSPECT_IMAGE_MEMORY=50`, on disk. Of a
-mapped file the kernel keeps in memory what there is room for and takes it back when others need it: these rows say what
-it cannot take back (`RssAnon` of Linux), the most at the end of a step.
+Unless cases are named, the last rows train FCBiGAN on images of 200 and of 800 MB, in memory and with
+`GANSPECT_IMAGE_MEMORY=50`, on disk. Of a mapped file the kernel keeps in memory what there is room for and takes it
+back when others need it: these rows say what it cannot take back (`RssAnon` of Linux), the most at the end of a step.
 """
 
 import argparse
@@ -136,9 +136,9 @@ def measured(*arguments, **environment):
 
 
 def main():
-    """Prints two Markdown tables."""
+    """Prints one or two Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", nargs="*", default=CASES, metavar="PAPER/METHOD/CATEGORY")
+    parser.add_argument("--cases", nargs="*", metavar="PAPER/METHOD/CATEGORY")
     parser.add_argument("--profiles", nargs="+", default=("smoke", "quick", "paper"))
     parser.add_argument("--images", type=int, default=200, help="of MVTec AD and casting")
     parser.add_argument("--one", nargs="+", help="one row, as JSON: CASE PROFILE IMAGES, or MEGABYTES")
@@ -147,10 +147,12 @@ def main():
         row = beyond(int(options.one[0])) if len(options.one) == 1 else one(*options.one[:2], int(options.one[2]))
         print(json.dumps(row))
         return
-    pairs = [(case, profile) for case in options.cases for profile in options.profiles]
+    pairs = [(case, profile) for case in options.cases or CASES for profile in options.profiles]
     rows = [measured(*pair, options.images) or [*pair, "failed", "", "", ""] for pair in pairs]
     head = ("method", "profile", "training images", "before, MB", "trained, MB", "scored, MB")
     print(timing.table(head, rows))
+    if options.cases:
+        return
     rows = [measured(size, **limit) for size in (200, 800) for limit in ({}, {"GANSPECT_IMAGE_MEMORY": "50"})]
     print("\n" + timing.table(("training images", "GANSPECT_IMAGE_MEMORY", "held in a step, MB"), rows))
 
