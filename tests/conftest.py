@@ -15,8 +15,8 @@ import pytest
 
 from ganspect import models  # noqa: F401 - before TensorFlow is imported
 
-# Graphs and networks are many objects that live on: looking through all of them again and again takes a tenth of the
-# time of these tests.
+# Graphs and networks are many objects that live on: looking through all of them again and again takes a twentieth of
+# the time of these tests.
 gc.freeze()
 gc.set_threshold(100_000, 50, 100)
 

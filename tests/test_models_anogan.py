@@ -135,11 +135,10 @@ def test_no_score_depends_on_the_batch_or_the_order():
 def test_the_search_falls_and_restarts_take_the_least():
     short, long = build(search_steps=2), build(search_steps=60, search_rate=0.05)
     assert (losses_of(long.evidences(list(IMAGES))) < losses_of(short.evidences(list(IMAGES)))).all()
-    many = build(restarts=3)
+    many = build(restarts=2)
     starts = np.asarray(many.starts(2))
-    assert (
-        starts.shape == (3, 2, 5) and np.array_equal(starts[:, 0], starts[:, 1]) and np.unique(starts[:, 0]).size == 15
-    )
+    assert starts.shape == (2, 2, 5) and np.array_equal(starts[:, 0], starts[:, 1])
+    assert np.unique(starts[:, 0]).size == 10
     single, each = build(), []
     for start in starts:
         single._compiled.clear()

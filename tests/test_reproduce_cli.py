@@ -182,7 +182,7 @@ def finished(tmp_path_factory):
     """One tiny run, uninterrupted: its data root and its runs folder."""
     root = tmp_path_factory.mktemp("grid")
     small_set(root)
-    arguments = (*"reproduce fcbigan --profile smoke --threads 1 --data-root".split(), root, *TINY, "epochs=12")
+    arguments = (*"reproduce fcbigan --profile smoke --threads 1 --data-root".split(), root, *TINY, "epochs=6")
     done = inline(*arguments, "--runs-dir", root / "runs")
     assert done.returncode == 0, done.stderr
     return root, arguments, done
@@ -196,7 +196,7 @@ def test_a_run_leaves_tables_figures_and_evidence(finished):
     saved = sorted(
         p.relative_to(folder / "maps").with_suffix(".png").as_posix() for p in (folder / "maps").rglob("*.npy")
     )
-    with open(folder / "scores_12.csv", newline="") as file:
+    with open(folder / "scores_6.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert saved == sorted(r["image"] for r in rows)
     highest = np.load(folder / "maps" / rows[0]["image"].replace(".png", ".npy")).max()
@@ -215,7 +215,7 @@ def test_scores_on_disk_give_the_metrics(finished):
     from sklearn.metrics import roc_auc_score
 
     root, _, _ = finished
-    with open(run_folder(root / "runs") / "scores_12.csv", newline="") as file:
+    with open(run_folder(root / "runs") / "scores_6.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     labels = [int(r["label"]) for r in rows]
     metrics = json.loads((run_folder(root / "runs") / "metrics.json").read_text())
@@ -234,7 +234,7 @@ def test_a_run_leaves_the_model_that_scored(finished):
     assert metadata["held_out"] == 1 and metadata["rate_bound"] > 0.5  # one image says little
     assert metadata["command"] in (folder / "export" / "README.md").read_text()
     model = tf.saved_model.load(str(folder / "export" / "1"))
-    with open(folder / "scores_12.csv", newline="") as file:
+    with open(folder / "scores_6.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     for row in (rows[0], rows[-1]):
         pixels = np.asarray(Image.open(root / "synthetic" / "fibres" / row["image"]).convert("L"))[None, ..., None]
@@ -269,7 +269,7 @@ def started(arguments, runs):
     return subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def has_begun(runs, rows=4):
+def has_begun(runs, rows=3):
     """Waits until the cell has so many lines in its history, and no result yet."""
     history, deadline = run_folder(runs) / "history.csv", time.monotonic() + 300
     while not (history.exists() and history.read_text().count("\n") >= rows):
@@ -308,9 +308,9 @@ def test_interrupted_and_started_again_equals_uninterrupted(finished, tmp_path):
     assert process.wait(60) == 130
     epoch, step = position_of(run_folder(runs) / "checkpoints" / "last.npz")
     status = json.loads((run_folder(runs) / "status.json").read_text())
-    assert 3 <= epoch < 12 and (status["state"], status["epoch"]) == ("interrupted", epoch)
+    assert 2 <= epoch < 6 and (status["state"], status["epoch"]) == ("interrupted", epoch)
     again = command(*arguments, "--runs-dir", runs)
-    place = f"epoch {epoch} and {step} steps of 12" if step else f"epoch {epoch} of 12"
+    place = f"epoch {epoch} and {step} steps of 6" if step else f"epoch {epoch} of 6"
     assert again.returncode == 0 and f"continues after {place}" in again.stdout
     assert_as_stored(runs, root / "runs")
 
