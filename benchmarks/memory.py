@@ -138,7 +138,7 @@ def measured(*arguments, **environment):
 def main():
     """Prints one or two Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", nargs="*", metavar="PAPER/METHOD/CATEGORY")
+    parser.add_argument("--cases", nargs="*", metavar="PAPER/METHOD/CATEGORY", help="all, and larger images, if none")
     parser.add_argument("--profiles", nargs="+", default=("smoke", "quick", "paper"))
     parser.add_argument("--images", type=int, default=200, help="of MVTec AD and casting")
     parser.add_argument("--one", nargs="+", help="one row, as JSON: CASE PROFILE IMAGES, or MEGABYTES")
