@@ -18,9 +18,10 @@ from ganspect.training.fit import fit
 HERE = Path(__file__).parent
 
 
-def found_by(backend, folder, *methods, **settings):
+def found_by(backend, folder, *methods):
     """What two_devices.py prints."""
-    environment = {**os.environ, "KERAS_BACKEND": backend, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", **settings}
+    jax = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_ENABLE_X64": "1"}
+    environment = {**os.environ, "KERAS_BACKEND": backend, **jax}
     command = [sys.executable, HERE / "two_devices.py", folder, *methods]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -43,25 +44,21 @@ def test_two_devices_take_the_step_of_one(tmp_path):
 def test_every_method_trains_on_two_devices_as_on_one(name, backend, tmp_path):
     """By gradient descent, which hides no factor; and with a checkpoint between, to the bit as without.
 
-    Where a network normalises a batch of two or four, rounding is enlarged: 3e-3 of what the weights move, else 1e-5.
-    On JAX, where two devices round otherwise than one, it grows from step to step: GRD-Net learns there at a rate at
-    which it does not. DRAEM's gradient is too uneven for that at any rate: one rounding more or less in the first
-    weights on one device changes what it learns by as much, which bounds what two devices may.
+    Each network to 1e-6 of what its weights move where that is in float64, all but the losses: methods with a U-Net
+    (`two_devices.py`). In float32 to 1e-5, or to 3e-3 where a network normalises a batch of two, which enlarges
+    rounding.
     """
     if backend == "jax":
         pytest.importorskip("jax")
-    slowly = {"grdnet": {"RATE": "1e-5"}, "draem": {"RATE": "1e-5", "NUDGE": "2e-7"}}
-    settings = slowly.get(name, {}) if backend == "jax" else {}
-    found = found_by(backend, tmp_path, name, **settings)[name]
-    moved, apart = np.array(found["moved"]), np.array(found["apart"])
+    found = found_by(backend, tmp_path, name)[name]
+    moved, apart = found["moved"], found["apart"]
     near = 1e-5 if name in ("fcbigan", "cbigan") else 3e-3
-    assert moved.max() > 1e-3 and np.isfinite(moved).all()
-    if settings:
-        learned, rounding = np.array(found["learned"], bool), np.array(found["rounding"])
-        bounds = 2 * rounding if "NUDGE" in settings else 1e-2 * moved
-        assert 0 < moved[learned].max() and apart[learned].max() <= bounds[learned].max()
+    assert all(0 < moved[network] < np.inf for network in moved), moved
+    if TINY[name].regions:
+        assert all(apart[network] <= 1e-6 * moved[network] for network in moved), (moved, apart)
     else:
-        assert (apart <= near * max(1.0, moved.max())).all()
+        learned = max(far for network, far in moved.items() if network != "statistics")
+        assert max(apart.values()) <= near * max(1.0, learned) and learned > 1e-3
     one, two = found["losses"]
     assert set(one) == set(two)
     for key in one:
