@@ -46,6 +46,7 @@ def products_are_exact():
 
 
 def full(*values):
-    """Tensors as float32, which costs nothing where they are: one, or a list of several."""
-    cast = [ops.cast(value, "float32") for value in values]
+    """Tensors as float32, or float64 where that is Keras' `floatx`; costs nothing where they are: one, or a list."""
+    kind = "float64" if keras.config.floatx() == "float64" else "float32"
+    cast = [ops.cast(value, kind) for value in values]
     return cast[0] if len(cast) == 1 else cast

@@ -44,7 +44,7 @@ def test_two_devices_take_the_step_of_one(tmp_path):
 def test_every_method_trains_on_two_devices_as_on_one(name, backend, tmp_path):
     """By gradient descent, which hides no factor; and with a checkpoint between, to the bit as without.
 
-    Each network to 1e-6 of what its weights move where that is in float64, all but the losses: methods with a U-Net
+    Each network to 1e-6 of what its weights move where that is in float64, methods with a U-Net
     (`two_devices.py`). In float32 to 1e-5, or to 3e-3 where a network normalises a batch of two, which enlarges
     rounding.
     """

@@ -1,11 +1,12 @@
 """Trains tiny methods on one device and on two virtual ones, in a process of its own; prints what it finds as JSON.
 
-Methods with a U-Net in float64: in float32 one of this size enlarges rounding, on one device as on two, to 0.2 of what
-its weights move.
+Methods with a U-Net in float64 and for two steps: in float32 one of this size enlarges rounding, on one device as on
+two, to 0.2 of what its weights move.
 
-python two_devices.py FOLDER METHOD ...
+python two_devices.py FOLDER [METHOD ...]
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -15,6 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+from keras.src import backend
 from tiny_methods import TINY
 
 from ganspect.data.patches import stack_images
@@ -26,19 +28,22 @@ from ganspect.training.devices import ONE, Devices
 from ganspect.training.fit import fit
 
 TWO = Devices.parse("cpu:2")
-RATES = {"grdnet": 1e-3, "draem": 1e-3}  # in float64; rounding does not grow there from step to step
+RATES = {"grdnet": 1e-3, "draem": 1e-5}  # in float64, a batch an epoch: rounding grows to 1e-5 in two steps of DRAEM
 LARGER = {"fcbigan": 6.0, "cbigan": 1.3, "fanogan": 1.3, "anogan": 2.0, "ganomaly": 4.0}  # or outputs all but vanish
 
 
 def main(folder, names):
-    """`{method: what compared finds}`, and on TensorFlow "masks" of `dropped` and "weights" of `simple_step`."""
-    keras.config.set_floatx("float64" if set(names) & set(RATES) else "float32")
+    """`{method: what compared finds}`; of no method, "masks" of `dropped` and "weights" of `simple_step`."""
+    if set(names) & set(RATES):
+        keras.config.set_floatx("float64")
+        usual = backend.result_type  # what BatchNormalization computes in; on JAX float32 whatever it is asked for
+        backend.result_type = lambda *kinds: "float64" if "float64" in kinds else usual(*kinds)
     if keras.backend.backend() == "tensorflow":
         TWO.scope()  # before anything starts the backend
     else:
         TWO.mesh()
     found = {name: compared(name, folder / f"{name}.npz") for name in names}
-    if keras.backend.backend() == "tensorflow":
+    if not names:
         found |= {"masks": dropped(), "weights": simple_step()}
     print(json.dumps(found))
 
@@ -51,8 +56,8 @@ def compared(name, checkpoint):
 
     Returns:
         `{"losses": [{name: mean of the last epoch}, ...], "moved": {network: how far a weight of it went, at most},
-        "apart": {network: how far one is from that on two devices}, "statistics": the same of all that is not learned,
-        "resumed": whether the resumed one equals it to the bit}`.
+        "apart": {network: how far one is, at most, from that on two}, "resumed": whether the resumed one equals it to
+        the bit}`; beside the networks "statistics" is all that is not learned.
     """
     tiny = TINY[name]
     rng = np.random.default_rng(0)
@@ -74,7 +79,10 @@ def compared(name, checkpoint):
                 load_state(checkpoint, detector.state)
             rows = []
             keep = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs, rows=rows: rows.append(dict(logs)))
-            fit(detector, stack, tiny.sampler(sizes, detector.config), end, start, [keep], devices)
+            sampler = tiny.sampler(sizes, detector.config)
+            if name in RATES:
+                sampler = dataclasses.replace(sampler, count=sampler.batch_size)
+            fit(detector, stack, sampler, end, start, [keep], devices)
             save_state(checkpoint, detector.state, end)
         losses.append({key: float(value) for key, value in rows[-1].items()})
         return before, grouped(detector, tiny.networks)
