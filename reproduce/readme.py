@@ -103,7 +103,7 @@ TABLES = {
         "grdnet",
         (AUROC, PIXEL),
         (
-            ("pill", "GRD-Net loss case 2", ("7",) * 2),
+            *(("pill", f"GRD-Net loss case {case}", ("7",) * 2) for case in (2, 3, 4)),
             ("pill", "GANomaly", ("5",) * 2),
             ("bottle", "GANomaly", ("5",) * 2),
         ),
