@@ -21,7 +21,7 @@ reproduce: $(VENV)/installed
 	$(BIN)/ganspect reproduce all --profile smoke --jobs 2
 
 test: $(VENV)/tested
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 slow: $(VENV)/tested
 	$(BIN)/python -m pytest -m slow
