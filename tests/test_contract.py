@@ -56,14 +56,15 @@ def equal(one, other):
 
 def test_each_optimiser_changes_exactly_its_networks(tiny):
     """With the other rates at zero only its networks move, every kernel of them; averages follow their networks."""
-    assert set(tiny.build().optimizers) == set(tiny.updates)
+    detector = tiny.build(**tiny.certain)
+    rates = {name: float(optimizer.learning_rate) for name, optimizer in detector.optimizers.items()}
+    assert set(rates) == set(tiny.updates) and all(rates.values())
     logged = {}
     for chosen, trained in tiny.updates.items():
         phase = tiny.phases.get(chosen)
-        detector = tiny.build(phase, **tiny.certain)
+        detector.phase = phase or detector.phase
         for name, optimizer in detector.optimizers.items():
-            if name != chosen:
-                optimizer.learning_rate = 0.0
+            optimizer.learning_rate = rates[name] if name == chosen else 0.0
         before = weights(detector, tiny.networks)
         logs = logs_of(detector.step, tiny.batch())
         assert logged.setdefault(phase, set(logs)) == set(logs) and all(np.isfinite(v) for v in logs.values())

@@ -148,8 +148,12 @@ def test_a_cycle_updates_each_side_as_often_as_asked(steps, critic, mapping):
 def test_each_batch_of_a_cycle_trains_one_side(steps, last):
     """The side of the last batch has not moved before it, so the batches before it train the other side alone."""
 
+    detector = build(critic_steps=steps)
+    start = [v.numpy() for v in detector.state]
+
     def after(order):
-        detector = build(critic_steps=steps)
+        for v, value in zip(detector.state, start, strict=True):
+            v.assign(value)
         images = np.split(batches(detector), 3) + [batches(detector, 1)[:4]]
         detector.step(np.concatenate([images[i] for i in order]))
         sides = {"discriminator": values(detector.discriminator)}

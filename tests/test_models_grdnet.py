@@ -93,14 +93,17 @@ def test_each_network_learns_from_its_own_losses_alone(detector):
     """A step with one weight of G's losses at zero differs; what the U-Net is asked changes nothing in G, E and D."""
     batch = TINY["grdnet"].batch()
     other = batch | {"mask": 1 - batch["mask"], "roi": 1 - batch["roi"]}
-    weights = {}
+    one, weights = TINY["grdnet"].build(), {}
+    start = [v.numpy() for v in one.state]
     for name, settings, data in (
         ("whole", {}, batch),
         ("other target", {}, other),
         ("no adversarial", {"adversarial_weight": 0.0}, batch),
         ("no encoding", {"encoder_weight": 0.0}, batch),
     ):
-        one = TINY["grdnet"].build(**settings)
+        one.config = replace(TINY["grdnet"].config, **settings)
+        for v, value in zip(one.state, start, strict=True):
+            v.assign(value)
         one.step(data)
         networks = ("encoder", "decoder", "second_encoder", "discriminator", "segmentation")
         weights[name] = {n: np.concatenate([w.ravel() for w in getattr(one, n).get_weights()]) for n in networks}
