@@ -1,7 +1,5 @@
 """Training: `model.fit` over `tf.data` on TensorFlow; on JAX a compiled loop of ours with the same callbacks."""
 
-import gc
-
 import keras
 import numpy as np
 
@@ -51,8 +49,6 @@ def first_step(model):
 
 def _fit_tensorflow(model, stack, sampler, epochs, start, callbacks, devices):
     """`model.fit`; the rest of an epoch that was left in its middle is a call of its own."""
-    if devices > 1:
-        gc.collect()  # the graphs of models before this one: TensorFlow crashes where they end in a device's thread
     pieces = [(start.epoch, epochs, 0)]
     if start.step:
         pieces = [(start.epoch, start.epoch + 1, start.step), (start.epoch + 1, epochs, 0)]
