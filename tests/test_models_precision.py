@@ -68,3 +68,11 @@ def test_full_leaves_float32_alone():
     x = tf.constant([1.0])
     assert full(x) is x
     assert [y.dtype for y in full(x, tf.cast(x, "bfloat16"))] == [tf.float32, tf.float32]
+
+
+def test_full_is_float64_where_keras_is(monkeypatch):
+    values = [np.float64(1) / 3, np.float32(1) / 3]
+    assert [v.dtype.name for v in full(*values)] == ["float32"] * 2
+    monkeypatch.setattr(keras.config, "floatx", lambda: "float64")
+    assert [v.dtype.name for v in full(*values)] == ["float64"] * 2
+    assert float(full(values[0])) == 1 / 3

@@ -28,7 +28,7 @@ from ganspect.training.devices import ONE, Devices
 from ganspect.training.fit import fit
 
 TWO = Devices.parse("cpu:2")
-RATES = {"grdnet": 1e-3, "draem": 1e-5}  # in float64, a batch an epoch: rounding grows to 1e-5 in two steps of DRAEM
+RATES = {"grdnet": 1e-3, "draem": 1e-5}  # in float64, an epoch of one batch: DRAEM enlarges rounding from step to step
 LARGER = {"fcbigan": 6.0, "cbigan": 1.3, "fanogan": 1.3, "anogan": 2.0, "ganomaly": 4.0}  # or outputs all but vanish
 
 
