@@ -103,7 +103,7 @@ TABLES = {
         "grdnet",
         (AUROC, PIXEL),
         (
-            *(("pill", f"GRD-Net loss case {case}", ("7",) * 2) for case in (2, 3, 4)),
+            *(("pill", f"GRD-Net loss case {case}", ("7",) * 2) for case in (1, 2, 3, 4)),
             ("pill", "GANomaly", ("5",) * 2),
             ("bottle", "GANomaly", ("5",) * 2),
         ),
@@ -115,7 +115,9 @@ TABLES = {
             for title, loss in (("contextual loss", "contextual"), ("encoder loss", "encoder"))
             for part in ("train", "validation")
         ),
-        tuple(("pill", label, ("1",) * 4) for label in ("residual AE", "vanilla AE")),
+        tuple(
+            (category, label, ("1",) * 4) for category in ("pill", "bottle") for label in ("residual AE", "vanilla AE")
+        ),
     ),
 }
 
