@@ -14,7 +14,7 @@ ray = pytest.importorskip("ray")
 
 import test_grid  # noqa: E402
 from test_grid import holder_of, notes  # noqa: E402
-from test_reproduce_cli import TINY, command, run_folder, small_set, started, stored, wait_for  # noqa: E402
+from test_reproduce_cli import TINY, command, run_folder, small_set, started, stored  # noqa: E402
 
 from ganspect.training.grid import Interrupted, lock_of  # noqa: E402
 from ganspect.training.ray_grid import RETRIES, NoRay, RayGrid  # noqa: E402
@@ -152,9 +152,11 @@ def test_on_a_cluster_that_loses_one_half_way_everything_is_as_without_ray(strai
     try:
         lost = cluster.add_node(num_cpus=1)
         raylet = lost.all_processes["raylet"][0].process.pid
-        process, _ = started((*arguments, "--ray", cluster.address), tmp_path)
-        found = []
-        wait_for(lambda: found or found.extend(half_way(tmp_path, raylet) or ()), process)
+        process = started((*arguments, "--ray", cluster.address), tmp_path)
+        deadline = time.monotonic() + 200
+        while not (found := half_way(tmp_path, raylet)):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.002)
         seed, pid = found
         assert not (run_folder(tmp_path, seed) / "metrics.json").exists()
         if what == "worker":
