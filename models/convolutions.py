@@ -26,9 +26,7 @@ import contextlib
 import functools
 import math
 import os
-import re
 import threading
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -305,12 +303,9 @@ def chosen_for_slopes(images, kernel, stride, padding):
     return "patches" if pixels >= 64 and _heavy(pixels, kernel[:2], kernel[2] * kernel[3]) else "stock"
 
 
-@functools.cache
 def kernels():
-    """The kernels that TensorFlow has for convolutions on this CPU: "onednn" (without AVX-512) or "other"."""
-    on = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "0").lower() in ("1", "true")
-    facts = Path("/proc/cpuinfo")
-    return "onednn" if on and facts.exists() and not re.search(r"\bavx512f\b", facts.read_text()) else "other"
+    """The kernels that TensorFlow has for convolutions on this CPU: "onednn" or "other"."""
+    return "onednn" if os.environ.get("TF_ENABLE_ONEDNN_OPTS", "0").lower() in ("1", "true") else "other"
 
 
 def wide_block(images, kernel, stride, padding):
