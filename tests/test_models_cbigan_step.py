@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tiny_methods import TINY
+from tiny_methods import TINY, Tiny
 
 from ganspect.models import losses
 from ganspect.models.detector import Detector
@@ -149,11 +149,10 @@ def test_each_batch_of_a_cycle_trains_one_side(steps, last):
     """The side of the last batch has not moved before it, so the batches before it train the other side alone."""
 
     detector = build(critic_steps=steps)
-    start = [v.numpy() for v in detector.state]
+    rewind = Tiny.rewinding(detector)
 
     def after(order):
-        for v, value in zip(detector.state, start, strict=True):
-            v.assign(value)
+        rewind()
         images = np.split(batches(detector), 3) + [batches(detector, 1)[:4]]
         detector.step(np.concatenate([images[i] for i in order]))
         sides = {"discriminator": values(detector.discriminator)}

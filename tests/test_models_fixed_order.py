@@ -1,6 +1,7 @@
 """Gradients whose parts are added two at a time (`models.fixed_order`), also by several threads at once."""
 
 import threading
+from contextlib import nullcontext
 
 import tensorflow as tf
 
@@ -32,8 +33,6 @@ def traced(middle=lambda: None, order=fixed_order):
 
 def test_parts_are_added_two_at_a_time():
     assert "AddN" not in traced()
-    from contextlib import nullcontext
-
     assert "AddN" in traced(order=nullcontext)  # as TensorFlow does outside
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
-from tiny_methods import TINY
+from tiny_methods import TINY, Tiny
 
 from ganspect.models import losses
 from ganspect.models.blocks import EveryOther, InsertZeros
@@ -94,7 +94,7 @@ def test_each_network_learns_from_its_own_losses_alone(detector):
     batch = TINY["grdnet"].batch()
     other = batch | {"mask": 1 - batch["mask"], "roi": 1 - batch["roi"]}
     one, weights = TINY["grdnet"].build(), {}
-    start = [v.numpy() for v in one.state]
+    rewind = Tiny.rewinding(one)
     for name, settings, data in (
         ("whole", {}, batch),
         ("other target", {}, other),
@@ -102,8 +102,7 @@ def test_each_network_learns_from_its_own_losses_alone(detector):
         ("no encoding", {"encoder_weight": 0.0}, batch),
     ):
         one.config = replace(TINY["grdnet"].config, **settings)
-        for v, value in zip(one.state, start, strict=True):
-            v.assign(value)
+        rewind()
         one.step(data)
         networks = ("encoder", "decoder", "second_encoder", "discriminator", "segmentation")
         weights[name] = {n: np.concatenate([w.ravel() for w in getattr(one, n).get_weights()]) for n in networks}

@@ -130,7 +130,9 @@ def kill_at(moment, arguments, folder, runs, rng):
         assert child_of(runs / ".locks") == child, f"the training ended before it could be killed: {moment}"
         os.kill(child, signal.SIGKILL)
         process.kill()
+    deadline = time.monotonic() + 60
     while child_of(runs / ".locks"):  # or the next command finds it, dying
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     if moment == "checkpoint":
         return bool(half_written(writing) - left)
