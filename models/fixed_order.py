@@ -11,6 +11,8 @@ import contextlib
 import functools
 import threading
 
+_THREAD = threading.local()
+
 
 def turn_off_rewriting():
     """Keeps Grappler, for all of this process, from making one `AddN` of several additions; before any gradient."""
@@ -30,19 +32,16 @@ def fixed_order():
     How a tape adds is no public setting of TensorFlow: a release that hides it elsewhere makes this an error.
     """
     _register()
-    outside, _THREAD.in_order = in_order(), True
+    outside, _THREAD.in_order = _in_order(), True
     try:
         yield
     finally:
         _THREAD.in_order = outside
 
 
-def in_order():
+def _in_order():
     """Whether this thread is within `fixed_order`."""
     return getattr(_THREAD, "in_order", False)
-
-
-_THREAD = threading.local()
 
 
 @functools.cache
@@ -63,6 +62,6 @@ def _add(usual, parts):
     """Within `fixed_order` the sum of dense parts; else, of others, and of one or two, as TensorFlow does it."""
     import tensorflow as tf
 
-    if not in_order() or len(parts) < 3 or not all(isinstance(part, tf.Tensor) for part in parts):
+    if not _in_order() or len(parts) < 3 or not all(isinstance(part, tf.Tensor) for part in parts):
         return usual(parts)
     return functools.reduce(lambda total, part: total + part, parts)
