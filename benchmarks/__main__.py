@@ -24,8 +24,10 @@ HEAD = """# Benchmarks
 
 `make benchmark` runs all of it and writes this page. Each figure is a ratio of medians of ways that take turns in one
 process, so that it travels better than seconds do. Beside every section stands what NumPy's float32 matrix product
-reached on the machine just before and after it, GFLOP/s: where the two differ, other work was going on.
+reached on the machine just before and after it, GFLOP/s: where the two differ, other work was going on. Of a processor
+without AVX-512, where TensorFlow by default takes kernels of its own: `results_avx2.md`.
 """
+VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}  # flags of /proc/cpuinfo, the widest first
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,14 @@ SECTIONS = (
 
 
 def machine():
-    """Processor and cores."""
+    """Processor, its widest vectors and cores."""
     name = "unknown processor"
     if Path("/proc/cpuinfo").exists():
-        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        facts = Path("/proc/cpuinfo").read_text()
+        found = re.search(r"model name\s*: (.*)", facts)
         name = found[1] if found else name
+        widest = next((name for flag, name in VECTORS.items() if re.search(rf"\b{flag}\b", facts)), "")
+        name += f" with {widest}" if widest else ""
     return f"{len(os.sched_getaffinity(0))} cores of {' '.join(name.split())}"
 
 
