@@ -3,6 +3,7 @@
 | layout | recognised by | training normals | test |
 |---|---|---|---|
 | MVTec | `train/good` | `train/good` | `test/<defect>`, masks `ground_truth/<defect>/<stem>_mask.*` |
+| MVTec, normals named so (BTAD) | `train/ok`, `train/normal` | the same | as above |
 | NanoTWICE | `Normal` | `Normal` | `Anomalous/images`, masks `Anomalous/gt/<stem>_gt.*` |
 | casting | `train/ok_front` | `train/ok_front` | `test/ok_front`, `test/def_front`; no masks |
 | cloud, as published | `noncloud`, `cloud` | `noncloud`, all but its last 15th by name | that 15th, `cloud`; no masks |
@@ -14,6 +15,8 @@ The cloud archive is known from public code that loads `noncloud/noncloud` and `
 the second arrangement. Each of these folders must hold images, directly or, as published, in a folder of the same name;
 case, `-`, `_` and spaces in their names do not matter. The archive has no split: which 100 of the 1500 images without
 clouds the study tested on is not known, and taking the last by name is [inf].
+
+In MVTec's layout the name of a folder of normal images may be any of `NORMAL_NAMES`, in any case.
 
 Masks and regions of interest (`roi/<split>/<defect>/<stem>.*` in the category's folder) are matched by stem, whatever
 the extension. A single `roi.*` in the category's folder is the region of every image that has none in `roi/`: camera
@@ -56,7 +59,7 @@ _CLOUD_PLACES = (
     ("train/noncloud", "test/noncloud", "test/cloud"),
     _CLOUD_ARCHIVE,
 )
-NORMAL_NAMES = ("good", "ok", "normal")  # folders of normal images among those of other kinds
+NORMAL_NAMES = ("good", "ok", "normal")  # of folders of normal images, in lower case
 _REGION_SUFFIXES = ("_roi", "_mask")
 _CLOUD_SHARE = 15  # one image in 15 is a normal test image where the archive is not split: 100 of 1500, as in the study
 
@@ -195,11 +198,30 @@ class _Folder:
 
 
 def _read_mvtec(folder: _Folder):
-    folder.add("train/good", "train", "good")
+    normal = _normals(folder.root / "train").name
+    folder.add(f"train/{normal}", "train", "good", regions=_also("train", normal))
     for child in _folders(folder.root / "test"):
-        folder.add(f"test/{child.name}", "test", child.name, f"ground_truth/{child.name}")
-    folder.leave_out("train", ("good",), "not read: only train/good is trained on")
+        kind = _kind(child)
+        masks = f"ground_truth/{child.name}"
+        folder.add(f"test/{child.name}", "test", kind, masks, _also("test", child.name))
+    folder.leave_out("train", (normal,), f"not read: only train/{normal} is trained on")
     folder.leave_out("ground_truth", [p.name for p in _folders(folder.root / "test")], "masks of no test folder")
+
+
+def _also(split: str, name: str) -> tuple[str, ...]:
+    """Where regions of normal images may lie beside `roi/<split>/good`."""
+    return (f"roi/{split}/{name}",) if name.lower() in NORMAL_NAMES and name != "good" else ()
+
+
+def _kind(folder: Path) -> str:
+    """ "good" for a folder of normal images by its name, else its name."""
+    return "good" if folder.name.lower() in NORMAL_NAMES else folder.name
+
+
+def _normals(parent: Path) -> Path | None:
+    """The folder of normal images inside: the first in the order of `NORMAL_NAMES`."""
+    names = {child.name.lower(): child for child in _folders(parent)}
+    return next((names[name] for name in NORMAL_NAMES if name in names), None)
 
 
 def _read_nanotwice(folder: _Folder):
@@ -258,6 +280,8 @@ def layout_of(path) -> str | None:
     for folder, layout in (("train/good", "mvtec"), ("train/ok_front", "casting"), ("Normal", "nanotwice")):
         if (root / folder).is_dir():
             return layout
+    if _normals(root / "train"):
+        return "mvtec"
     if _cloud_folders(root):
         return "cloud"
     return "folder" if root.is_dir() and any(map(_is_plain_image, root.iterdir())) else None
@@ -423,8 +447,8 @@ def _not_a_category(root: Path) -> str:
         return "a file, not a folder of images"
     inside = ", ".join(sorted(p.name for p in root.iterdir() if not p.name.startswith("."))[:8]) or "nothing"
     return (
-        f"no known layout (found: {inside}). Expected train/good (MVTec), Normal and Anomalous (NanoTWICE), "
-        f"train/ok_front (casting), noncloud and cloud with images (cloud), "
+        f"no known layout (found: {inside}). Expected train/good, ok or normal (MVTec), Normal and "
+        f"Anomalous (NanoTWICE), train/ok_front (casting), noncloud and cloud with images (cloud), "
         f"or images directly inside ({' '.join(EXTENSIONS)})"
     )
 
@@ -496,7 +520,7 @@ def scan_kinds(path) -> Category | None:
     for child in _folders(root):
         if child.name in ("ground_truth", "roi") or not _holds_images(child):
             continue
-        kind = "good" if child.name.lower() in NORMAL_NAMES else child.name
+        kind = _kind(child)
         folder.add(child.name, "test", kind, None if kind == "good" else f"ground_truth/{child.name}")
     if not folder.samples:
         return None

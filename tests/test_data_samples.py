@@ -49,6 +49,33 @@ def test_mvtec_layout(tmp_path):
     assert [path.name for path, _ in category.ignored] == ["notes.txt"]
 
 
+def test_other_names_of_normal_folders(tmp_path):
+    """BTAD's folders, and a category of another set beside it."""
+    root = tmp_path / "btad/01"
+    for name in ("train/ok/0.bmp", "test/ok/0.bmp", "test/KO/1.bmp", "train/other/0.bmp", "test/Normal/2.bmp"):
+        write(root / name, 9)
+    write(root / "ground_truth/KO/1.png", 255)
+    write(root / "roi/train/ok/0.png", 255)
+    write(root / "roi/test/ok/0.png", 255)
+    write(root / "roi/test/KO/1.png", 255)
+    write(root / "roi/test/Normal/2.png", 255)
+    write(tmp_path / "btad/02/train/NORMAL/a.png")
+    assert list(find_categories(tmp_path / "btad")) == [("btad", "01"), ("btad", "02")]
+    category = scan(root)
+    assert category.problems == () and [path.name for path, _ in category.ignored] == ["other"]
+    assert [(s.name, s.split, s.defect, s.label) for s in category.samples] == [
+        ("test/KO/1.bmp", "test", "KO", 1),
+        ("test/Normal/2.bmp", "test", "good", 0),
+        ("test/ok/0.bmp", "test", "good", 0),
+        ("train/ok/0.bmp", "train", "good", 0),
+    ]
+    assert category.test[0].mask_path == root / "ground_truth/KO/1.png"
+    assert [s.roi_path.name for s in category.samples] == ["1.png", "2.png", "0.png", "0.png"]
+    assert len(scan(tmp_path / "btad/02").train) == 1
+    write(root / "train/good/0.bmp")  # goes before
+    assert [s.name for s in scan(root).train] == ["train/good/0.bmp"]
+
+
 def test_problems_of_masks_are_noted(tmp_path):
     root = mvtec(tmp_path / "bolt")
     write(root / "test/scratch/c.png")
