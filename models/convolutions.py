@@ -26,12 +26,15 @@ import contextlib
 import functools
 import math
 import os
+import re
 import threading
+from pathlib import Path
 
 import keras
 import numpy as np
 from keras import layers
 
+NEURAL = {"avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16"}  # instructions
 LEAST_WORK = 2**23  # multiplications of a call
 _state = threading.local()
 
@@ -304,8 +307,21 @@ def chosen_for_slopes(images, kernel, stride, padding):
 
 
 def kernels():
-    """The kernels that TensorFlow has for convolutions on this CPU: "onednn" or "other"."""
-    return "onednn" if os.environ.get("TF_ENABLE_ONEDNN_OPTS", "0").lower() in ("1", "true") else "other"
+    """The kernels that TensorFlow has for convolutions on this CPU: "onednn" or "other".
+
+    What the environment says, else what TensorFlow takes by itself (tensorflow/core/util/util.cc): oneDNN's on Linux on
+    an x86 processor with one of `NEURAL`.
+    """
+    asked = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "")
+    return "onednn" if asked == "1" or (asked != "0" and _has_neural_instructions()) else "other"
+
+
+@functools.cache
+def _has_neural_instructions():
+    """Whether the processor has one of `NEURAL`."""
+    facts = Path("/proc/cpuinfo")
+    flags = re.search(r"^flags\s*:(.*)", facts.read_text(), re.MULTILINE) if facts.exists() else None
+    return bool(flags) and not NEURAL.isdisjoint(flags[1].split())
 
 
 def wide_block(images, kernel, stride, padding):
