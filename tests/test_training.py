@@ -246,3 +246,27 @@ def test_an_archive_of_a_commit_knows_it(tmp_path):
     tarfile.open(fileobj=io.BytesIO(archive.stdout)).extractall(tmp_path, filter="data")
     head = subprocess.run(("git", "-C", root, "rev-parse", "HEAD"), capture_output=True, text=True, check=True)
     assert run_module.git_state(tmp_path / "training") == (head.stdout.strip(), None)
+
+
+def test_changes_are_those_of_code(tmp_path):
+    """Data or runs in a checkout, which git does not know, change no results; a changed or new module may."""
+
+    def git(*arguments):
+        line = ("git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b.c", *arguments)
+        done = subprocess.run(line, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training/module.py").write_text("a = 1\n")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "all")
+    head = git("rev-parse", "HEAD")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a.png").write_bytes(b"a")
+    assert run_module.git_state(tmp_path / "training") == (head, False)
+    (tmp_path / "new.py").write_text("")
+    assert run_module.git_state(tmp_path / "training") == (head, True)
+    (tmp_path / "new.py").unlink()
+    (tmp_path / "training/module.py").write_text("a = 2\n")
+    assert run_module.git_state(tmp_path / "training") == (head, True)

@@ -180,14 +180,18 @@ def write_csv(path, rows, columns=None):
 
 
 def git_state(folder):
-    """Commit and whether the checkout differs from it; of an archive of a commit the commit alone, else neither."""
+    """Commit and whether the checkout differs from it; of an archive of a commit the commit alone, else neither.
+
+    Files that git does not know differ only if they are Python: data and runs may lie in a checkout.
+    """
 
     def git(*arguments):
         done = subprocess.run(("git", "-C", str(folder), *arguments), capture_output=True, text=True, timeout=30)
         return done.stdout.strip() if done.returncode == 0 else None
 
     try:
-        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
+        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+        changes = changes or git("ls-files", "--others", "--exclude-standard", "--", ":/*.py")
     except (OSError, subprocess.TimeoutExpired):
         commit = changes = None
     if commit is None and (folder / STAMP).exists():
