@@ -28,7 +28,7 @@ import numpy as np
 from keras import layers, ops
 
 from ganspect.models import losses, optimizers
-from ganspect.models.convolutions import fast
+from ganspect.models.convolutions import fast, released
 from ganspect.models.detector import Detector
 
 SIZES = (32, 64, 128, 256)
@@ -398,12 +398,12 @@ class AnoGAN(Detector):
 
     def _search_fast(self, images):
         """`search` with the gradients of `models.convolutions`, which exported models do without."""
-        with fast():
+        with released(), fast():
             return self.search(self.prepare(images))
 
     def _dense_search_fast(self, image, *state):
         """`dense_search` of a uint8 image with the same gradients."""
-        with fast():
+        with released(), fast():
             return self.dense_search(self.prepare(image), *state)
 
     def _dense_searched(self, image):

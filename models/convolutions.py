@@ -50,6 +50,28 @@ def fast():
         _state.on = before
 
 
+@contextlib.contextmanager
+def released():
+    """Within, a training step is traced; TensorFlow forgets at the end the gradients that were registered for it.
+
+    It keeps for ever what `tf.custom_gradient` registers in a graph, and so the graph of every training of a process.
+    Tapes have their own way to them. Nothing is done on other backends.
+    """
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    from tensorflow.python.framework import ops
+
+    registered = getattr(getattr(ops, "gradient_registry", None), "_registry", {})
+    before = set(registered)
+    try:
+        yield
+    finally:
+        for name in set(registered) - before:
+            if name.startswith("CustomGradient-"):
+                registered.pop(name, None)
+
+
 def install(model):
     """Lets every convolution of a built model look here first; to be called once more after layers are added.
 

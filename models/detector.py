@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ganspect.models.convolutions import fast, install
+from ganspect.models.convolutions import fast, install, released
 from ganspect.models.devices import over_devices, own_rows, replicas
 from ganspect.models.fixed_order import fixed_order, turn_off_rewriting
 from ganspect.models.precision import FULL, computing_in
@@ -187,9 +187,10 @@ class Detector(keras.Model):
             name: [v for network in networks for v in network.trainable_variables]
             for name, (networks, _) in updates.items()
         }
-        gradients, losses = _gradients(losses_fn, trained, self.state if _backend() == "jax" else None)
-        for name, (_, optimizer) in updates.items():
-            optimizer.apply(gradients[name], trained[name])
+        with released():
+            gradients, losses = _gradients(losses_fn, trained, self.state if _backend() == "jax" else None)
+            for name, (_, optimizer) in updates.items():
+                optimizer.apply(gradients[name], trained[name])
         return losses
 
     def input_gradient(self, fn, *inputs):

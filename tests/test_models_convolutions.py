@@ -1,10 +1,13 @@
 """Every form of a convolution's gradients equals TensorFlow's own, in first and second order."""
 
+import gc
 import itertools
+import weakref
 
 import keras
 import numpy as np
 import pytest
+from tiny_methods import TINY
 
 from ganspect.models import convolutions
 from ganspect.models.convolutions import TO_IMAGES, TO_KERNEL, TO_SLOPES, Convolution, widened
@@ -180,3 +183,21 @@ def test_one_image_beside_onednn(count, pad, monkeypatch):
     assert len(made) == 2 * (count == 1 and pad == "same")
     for a, b in zip(trained, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("method", ["cbigan", "ganomaly"])
+def test_a_training_step_is_freed_with_its_detector(method, monkeypatch):
+    """Gradients of the forms leave nothing behind in TensorFlow; CBiGAN has gradients of gradients."""
+    monkeypatch.setattr(convolutions, "LEAST_WORK", 0)
+    monkeypatch.setattr(convolutions, "kernels", lambda: "other")
+    called, made = [], Convolution.to_kernel
+    monkeypatch.setattr(Convolution, "to_kernel", lambda *a: called.append(None) or made(*a))
+
+    def traced():
+        detector = TINY[method].build()
+        return weakref.ref(tf.function(detector.step).get_concrete_function(TINY[method].batch()).graph)
+
+    graph = traced()
+    keras.backend.clear_session()
+    gc.collect()
+    assert called and graph() is None
