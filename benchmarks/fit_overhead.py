@@ -1,9 +1,9 @@
 """What `training.fit` adds to the steps that it runs: seconds of an epoch beside those of the bare compiled step.
 
-    python benchmarks/fit_overhead.py [--width 4] [--steps 40] [--rounds 5]
+    python benchmarks/fit_overhead.py [--width 16] [--steps 40] [--rounds 5]
 
-FCBiGAN on 48-pixel patches, batch 32, a step of about 0.2 s at the default width on two cores. An epoch under
-`fit` has all that trainings have: the sampler's draws, `tf.data`, running means, the callbacks of a run with its
+FCBiGAN on 48-pixel patches, batch 32, a step of about 0.2 s at the default width on two cores with AVX-512. An epoch
+under `fit` has all that trainings have: the sampler's draws, `tf.data`, running means, the callbacks of a run with its
 checkpoint and history, most of it once an epoch (of 375 steps in the thesis). After each, inside the same call of
 `fit`, the bare step is called as often on one batch that is there already. The first turn, with the tracing of both,
 is not timed; medians.
@@ -21,7 +21,7 @@ import timing
 def main():
     """Prints a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--width", type=int, default=4)
+    parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()

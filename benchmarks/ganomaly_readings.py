@@ -37,11 +37,14 @@ def main():
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--every", type=int, default=20)
     parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--size", type=int, default=64, help="pixels of a side")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--output", default="ganomaly_readings.csv")
     parser.add_argument("--run", help="folder of a finished run of GANomaly: train nothing, read its last weights")
     options = parser.parse_args()
+    os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(options.threads)
     if options.run:
         return read_run(options)
 
@@ -53,7 +56,7 @@ def main():
     if not paths:
         sys.exit(f"no category {options.category} in {options.data_root}")
     path = paths[0]
-    config = GANomalyConfig(epochs=options.epochs, width=options.width)
+    config = GANomalyConfig(epochs=options.epochs, width=options.width, image_size=options.size)
     arrays = load_category(path, channels=3, size=config.image_size)
     kept, held_out = split_held_out(arrays)
     rows = []
@@ -66,7 +69,10 @@ def main():
                 writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(rows)
-    print(f"{options.category}, {options.epochs} epochs, width {options.width}, scored every {options.every} epochs\n")
+    print(
+        f"{options.category}, {options.epochs} epochs, {options.size} pixels, width {options.width}, "
+        f"scored every {options.every} epochs\n"
+    )
     print("| variant | seed | normalisation | score | last epoch | lowest | highest |\n|---|---|---|---|---|---|---|")
     keys = dict.fromkeys((r["variant"], r["seed"], r["normalisation"], r["score"]) for r in rows)
     for key in keys:
@@ -127,7 +133,8 @@ def readings_of(name, config, arrays, kept, held_out, every):
                 "held_out_mae": error,
                 **{k: float(logs[k]) for k in ("d_loss", "d_real", "d_fake", "adversarial")},
             }
-            key = {"variant": name, "seed": config.seed, "epoch": epoch + 1, "step": (epoch + 1) * sampler.steps}
+            key = {"variant": name, "pixels": config.image_size, "seed": config.seed}
+            key |= {"epoch": epoch + 1, "step": (epoch + 1) * sampler.steps}
             for how, score, value, _ in readings(detector, test, arrays.labels, train):
                 rows.append({**key, "normalisation": how, "score": score, "image_auroc": value, **facts})
             print(f"{name}, seed {config.seed}, epoch {epoch + 1}: {rows[-1]}", file=sys.stderr)
