@@ -3,7 +3,8 @@
 A cell is a method on a category of a data set. Its committed rows stay, byte for byte, as long as none of its runs
 here gives rows (`tables.counted`), or those that do were stopped before the epochs that the rows reach; else they are
 replaced by the rows of the runs here, whatever their scores, metrics and protocols. Rows of a number of epochs that the
-paper prints (35, 100) stay where all trainings here end before it.
+paper prints (35, 100) stay where all trainings here end before it, unless those here give such a row, of a reduced
+schedule, and the one there is of no more epochs.
 """
 
 import csv
@@ -73,7 +74,8 @@ def join(paper, cells, runs, path):
     outdone = _outdone(stopped, rows, known)
     cells = [cell for cell in cells if place(cell) not in outdone]
     here = {where: epochs for where, epochs in here.items() if where not in outdone}
-    kept, longer, replaced, dropped, old, members = {}, {}, {}, {}, {}, tables.by_category(paper, cells, runs)
+    kept, longer, replaced, dropped, old = {}, {}, {}, {}, {}
+    fresh, members = {_key(x.row): x for x in tables.by_category(paper, cells, runs)}, []
     for row in rows:
         cell = (known.get(row["method"]), row["dataset"], row["category"])
         if not _is_known(paper, row, known):
@@ -81,12 +83,14 @@ def join(paper, cells, runs, path):
             dropped[what] = dropped.get(what, 0) + 1
         elif _is_mean(paper, row):
             old[_key(row)] = row
-        elif cell in here and here[cell] >= float(row["epochs"] or 0):
+        elif cell in here and here[cell] >= (_epochs(row) if _key(row) in fresh else float(row["epochs"] or 0)):
             replaced[cell] = replaced.get(cell, 0) + 1
         else:
             which = longer if cell in outdone or cell in here else kept
             which[cell] = which.get(cell, 0) + 1
             members.append(as_found(row))
+            fresh.pop(_key(row), None)
+    members = [*fresh.values(), *members]
     order = _order(paper)
     members.sort(key=lambda x: order[known[x.row["method"]], x.row["dataset"], x.row["category"]])
     means = [_unchanged(paper, x.row, old, known, here) or x.row for x in tables.means(paper, members)]

@@ -190,3 +190,10 @@ def test_curves_with_points_that_are_not_here_stay(tmp_path):
     assert len((out / "cbigan_curve_all.csv").read_text().splitlines()) == 4
     assert [p.name for p in (out / "figures").iterdir()] == ["cbigan_curve_all.png"]
     assert "cbigan_curve_some.csv: kept" in text
+
+
+def test_each_committed_value_stands_once():
+    for path in sorted(RESULTS.rglob("*.csv")):
+        rows = committed.read(path) if path.stem in {paper.__name__.rpartition(".")[2] for paper in PAPERS} else []
+        keys = [tuple(row[name] for name in (*tables.KEYS, "protocol")) for row in rows]
+        assert len(keys) == len(set(keys)), path

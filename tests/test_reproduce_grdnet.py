@@ -170,6 +170,21 @@ def test_committed_rows_after_more_epochs_stay_beside_those_of_a_shorter_trainin
     assert list(found.replaced) == list(found.longer) == [("grdnet", "mvtec_ad", "pill")]
 
 
+@pytest.mark.parametrize("before, here, value", [(4, 4, 0.8), (4, 6, 0.8), (6, 4, 0.6), (10, 4, 0.6)])
+def test_a_cell_has_one_row_of_a_reduced_schedule(before, here, value, tmp_path):
+    """A training of 4 epochs gives the row of Table 2's 10 a second time: that of more epochs stands."""
+    old = store(tmp_path / "old", "grdnet", before, {before: 0.6})
+    write_csv(tmp_path / "grdnet.csv", tables.measured(grdnet, [old], tmp_path / "old"), tables.COLUMNS)
+    cell = store(tmp_path / "new", "grdnet", here, {here: 0.8})
+    for _ in range(2):
+        found = committed.join(grdnet, [cell], tmp_path / "new", tmp_path / "grdnet.csv")
+        keys = [tuple(r[name] for name in (*tables.KEYS, "protocol")) for r in found.rows]
+        assert len(keys) == len(set(keys))
+        wanted = {"table": "2", "epochs": "10", "metric": "image_auroc", "protocol": "paper"}
+        assert [r["value"] for r in found.rows if wanted.items() <= r.items()] == [value]
+        write_csv(tmp_path / "grdnet.csv", found.rows, tables.COLUMNS)
+
+
 def test_rows_name_what_trained_and_what_scored(tmp_path):
     cell = store(tmp_path, "grdnet", 10, {10: 0.8})
     run, gpu = Run(cell.folder(tmp_path)), {"hardware": "gpu", "threads": None, "devices": "2"}
