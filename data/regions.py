@@ -148,6 +148,7 @@ class RegionRecipe:
     centre: tuple[float, float] = (0.5, 0.5)  # ring: (x, y), fractions of width and height
     outer: float = 0.5  # fractions of the smaller side
     inner: float = 0.0
+    remark: str = ""  # how the recipe was chosen; in the note of the regions that it makes
 
     def __post_init__(self):
         if self.kind not in _SETTINGS:
@@ -211,7 +212,8 @@ def add_regions(arrays: CategoryArrays, recipe: RegionRecipe) -> CategoryArrays:
         return arrays
     total = len(arrays.train) + len(arrays.test)
     which = "" if made == total else f" for {made} of {total} images, the others have their own"
-    notes = [*arrays.notes, f"regions of interest made{which}: {recipe.text}"]
+    chosen = f" ({recipe.remark})" if recipe.remark else ""
+    notes = [*arrays.notes, f"regions of interest made{chosen}{which}: {recipe.text}"]
     if empty:
         notes.append(f"regions of interest made empty: {_listed(empty)}")
     return replace(arrays, **filled, notes=tuple(notes))

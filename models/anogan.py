@@ -18,6 +18,11 @@ optimised, for one image after the other, and are not reset between images: a sc
 before, from the last `calibrate` on.
 
 Batch normalisation and dropout are in inference mode in the search (3h).
+
+Departures: images are made smaller by Pillow's bilinear filter, the notebook's loader takes the nearest pixel; the
+notebook's other scale of cloud pixels, (x - 31.5) / 31.5, is not built (3a); only whole batches are trained on. The
+search "dense" comes after held-out normals, then takes normal test images before anomalous ones; the notebook has
+scored its training images before.
 """
 
 import math

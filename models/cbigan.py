@@ -17,7 +17,8 @@ Sources of what the poster leaves open: the authors' code (fabiocarrara/cbigan-a
 or checkpoint ever cuts a cycle and its phase, 0 in every checkpoint, needs no variable of its own; the other side's
 losses are not computed on a batch that does not train it; patches are drawn anew for every batch, each with its own
 angle, where the code draws about 50 000 once and turns 32 at a time by one angle; the moving average is taken once a
-cycle, with the decay that the code's decay every ten batches amounts to.
+cycle, with the decay that the code's decay every ten batches amounts to; images are made smaller by Pillow's bilinear
+filter, which averages over the pixels that one stands for, where the code's loader takes the nearest four alone.
 """
 
 import math

@@ -12,8 +12,11 @@ Input: square images in [0, 1]. Facts tagged [draem] are of the authors' code, [
 
 Departures: 128 pixels by default, as GRD-Net's input (decision 2f), in place of 256; textures are made by a procedure
 unless a folder of the DTD set is given (decisions; the issue threads of other re-implementations find DTD to matter
-little), changed by three of the code's ten operations once, before training; bilinear enlargement with half-pixel
-centres; SSIM without windows that reach over the border.
+little), changed by three of the code's ten operations once, before training, and turned by up to an eighth anew at
+every use (one of the ten in the code); rotated images are mirrored beyond their border (black in the code); an epoch
+shows each image once (the code draws them with repetition); images are made smaller by Pillow's bilinear filter
+(OpenCV's does not average); bilinear enlargement with half-pixel centres; SSIM without windows that reach over the
+border.
 """
 
 from dataclasses import dataclass

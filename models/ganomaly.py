@@ -25,7 +25,8 @@ when G is trained D is frozen and runs on its moving statistics.
 Departures: D is not re-initialised when its loss falls below 1e-5 [code]; the second encoder is trained in the study's
 recipe too (3c: there it keeps its initial weights, for it is called inside a custom layer, and scores take G_E twice:
 preset "notebook"); only whole batches are used; scores are not scaled by the extremes of a test set, which changes no
-ranking.
+ranking; images are made smaller by Pillow's bilinear filter, where the study's loader takes the nearest pixel; the
+study's other scale of cloud pixels, (x - 31.5) / 31.5, is not built (3a).
 """
 
 import math

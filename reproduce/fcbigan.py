@@ -2,8 +2,9 @@
 
 Protocols. The thesis prints threshold-free pixel metrics with its final weights, so nothing is selected on the test
 set: both protocols share the last epoch's weights and z-score constants from held-out normal images (decision 1g). They
-differ in the training images (`paper` profile: all of them for the paper protocol, whose constants then come from the
-same last images, which it has seen) and in exact duplicates, which the clean protocol drops from the test side.
+differ in the training images (`paper` profile: all of them for the paper protocol, whose constants, and whose error
+that stops `fcbigan-stopped`, then come from the same last images, which it has seen) and in exact duplicates, which the
+clean protocol drops from the test side.
 """
 
 import sys
@@ -40,7 +41,8 @@ METHODS = {
         settings=dict(early_stopping=True),
         also="FCBiGAN",
         tables=("1", "2"),
-        note="stopped by the reconstruction error of held-out patches, as the author's later code does (decision 1n)",
+        note="stopped by the reconstruction error of held-out patches (of training images where none is held out), as "
+        "the author's later code does (decision 1n)",
         **FIELDS,
     ),
     "fcbigan-averaged": Method(
@@ -51,7 +53,8 @@ METHODS = {
         settings=dict(latent_overlap="mean"),
         also="FCBiGAN",
         tables=("1", "2"),
-        note="D's latent channel of a whole image is divided by the number of latents that reach a pixel (decision 1m)",
+        note="D's latent channel of a whole image is divided by the number of latents that reach a pixel (not as "
+        "decision 1m: found after the test AUROC of their sum had fallen)",
         **FIELDS,
     ),
     "f-anogan": fanogan_method(

@@ -20,9 +20,10 @@ class View:
     Args:
         epoch: finished epochs.
         tables: that its rows stand in; a metric goes to the first that lists it, else to the first of all.
-        milestone: the printed number of epochs; 0 in tables without.
+        milestone: the printed number of epochs; 0 in tables without; of a `longer` one its own.
         share: of the schedule up to there.
         listed: whether only metrics that its tables list stand in them, of the method's first score.
+        longer: whether its epochs are more than any table of the method prints: another schedule than the paper's.
     """
 
     epoch: int
@@ -30,6 +31,7 @@ class View:
     milestone: int
     share: float
     listed: bool = False
+    longer: bool = False
 
 
 def of_paper(paper):
@@ -68,6 +70,7 @@ def views(paper, method, subject, config):
             found.append(View(epoch, above, milestone, epoch / milestone))
         else:
             longest = max(e for table in tables for e in known.get(table, ()))
-            found.append(View(epoch, tuple(t for t in tables if longest in known.get(t, ())), longest, 1.0))
+            last_tables = tuple(table for table in tables if longest in known.get(table, ()))
+            found.append(View(epoch, last_tables, epoch, 1.0, longer=True))
     others = tuple(table for table in tables if table not in known)
     return [*found, *([View(last, others, 0, share, listed=True)] if others else [])]

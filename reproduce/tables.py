@@ -243,6 +243,7 @@ def _view_rows(paper, ours, subject, protocol, by_seed, view, printed):
     images = metrics["train_images"], metrics["all_train_images"]
     trained = f"trained on {images[0]} of {images[1]} normal images"
     after = f"after {view.epoch} of the {view.milestone} epochs" if 0 < view.epoch < view.milestone else ""
+    after = f"after {view.epoch} epochs, more than the table's" if view.longer else after
     after = _texts(after, _stopped(by_seed), _kept(by_seed))
     suffixes = _suffixes(ours.of(paper, "scores"), metrics)
     rows = []
@@ -288,7 +289,8 @@ def _kept(by_seed):
 
 def _changes(ours, subject, run, view):
     """`departures` of a run; those in the number of epochs are the view's share where its tables have milestones."""
-    config = {name: value for name, value in run.config.items() if not (view.milestone and name == "epochs")}
+    counted = view.milestone and not view.longer
+    config = {name: value for name, value in run.config.items() if not (counted and name == "epochs")}
     return departures(ours, subject, config)
 
 

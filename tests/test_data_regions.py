@@ -1,5 +1,7 @@
 """Recipes find the region they say, files land where the scanner looks, and nothing of the user's is replaced."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -138,6 +140,8 @@ def test_own_regions_win_over_the_recipe(tmp_path):
     for region in (*made.rois, *made.train_rois):
         np.testing.assert_array_equal(region, square())
     assert made.notes == (*plain.notes, f"regions of interest made: {recipe.text}")
+    chosen = add_regions(plain, replace(recipe, remark="chosen by eye"))
+    assert chosen.notes[-1] == f"regions of interest made (chosen by eye): {recipe.text}"
     own = np.eye(40, 50, dtype=bool)
     write(root / "roi/test/dent/a.png", own)
     write(root / "roi/test/good/a.png", own)

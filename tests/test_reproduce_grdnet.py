@@ -28,13 +28,21 @@ def views(method, epochs):
     return [(v.epoch, v.tables, v.milestone, round(v.share, 3), v.listed) for v in found]
 
 
+def longer(method, epochs):
+    found = milestones.views(grdnet, grdnet.METHODS[method], PILL, {"epochs": epochs})
+    return [(v.epoch, v.tables, v.milestone) for v in found if v.longer]
+
+
 def test_which_tables_a_training_stands_in():
     others = ("roi", "bottleneck")
     assert views("grdnet", 35) == [(35, ("3",), 35, 1, False), (10, ("2",), 10, 1, False), (35, others, 0, 0.175, True)]
     assert views("grdnet", 4)[0] == (4, ("2",), 10, 0.4, False)
     assert views("grdnet", 60)[0] == (60, ("4",), 100, 0.6, False)
     assert [v[0] for v in views("grdnet", 200)] == [200, 100, 35, 10, 200]
-    assert views("grdnet", 300)[0] == (300, ("5",), 200, 1, False)
+    assert [v[:3] for v in views("grdnet", 300)[:2]] == [(300, ("5",), 300), (200, ("5",), 200)]
+    assert [v[:3] for v in views("grdnet-case-2", 200)[:2]] == [(200, ("7",), 200), (100, ("7",), 100)]
+    assert longer("grdnet", 300) == [(300, ("5",), 300)] and longer("grdnet-case-2", 200) == [(200, ("7",), 200)]
+    assert longer("grdnet", 200) == longer("grdnet-case-2", 100) == []
     assert views("residual-ae", 500) == [(500, ("1",), 500, 1, False), (250, ("1",), 250, 1, False)]
     assert views("residual-ae", 60) == [(60, ("1",), 250, 0.24, False)]
     assert views("grdnet-case-3", 10) == [(10, ("7",), 100, 0.1, False), (10, ("roi",), 0, 0.05, True)]
@@ -49,7 +57,7 @@ def test_the_defaults_depart_in_nothing():
     quick = vars(GRDNetConfig(**grdnet.QUICK))
     model, schedule, losses, scores = cells.departures(grdnet.METHODS["grdnet"], PILL, quick)
     assert (model, schedule, losses, scores) == (["width 16"], ["epochs 10"], [], [])
-    assert grdnet.METHODS["grdnet-case-3"].settings_for(PILL) == {"loss_case": 3}
+    assert grdnet.METHODS["grdnet-case-3"].settings_for(PILL) == {"loss_case": 3, "epochs": 100}
     for profile in grdnet.PROFILES.values():
         assert set(profile) <= set(grdnet.METHODS)
 

@@ -103,3 +103,30 @@ def test_the_rate_above_a_threshold_is_the_conformal_one():
     above = [draw[40] >= np.quantile(draw[:40], 0.95) for draw in draws]
     expected = np.mean([thresholds.rates_above(draw[:40], np.quantile(draw[:40], 0.95))[0] for draw in draws])
     assert np.mean(above) <= expected + 0.015
+
+
+class Counting(Scores):
+    """Scores an image by how many were scored before it, as a search that goes on from image to image might."""
+
+    at_once, continues = 1, True
+
+    def calibrate(self, images, stride=None):
+        self.count = 0
+
+    def evidences(self, images, stride=None):
+        first, self.count = self.count, self.count + len(images)
+        return [{"map": np.full((24, 24), first + i, "float32")} for i in range(len(images))]
+
+    def evidence(self, image, stride=None):
+        return self.evidences([image], stride)[0]
+
+
+def test_held_out_normals_are_scored_before_test_images_where_scores_go_on():
+    """No test image moves the clean threshold; normal test images come before anomalous ones, as in the notebook."""
+    arrays, normals = made_set(), [np.zeros((24, 24, 3), np.uint8)] * 4
+    evidence, of_normals, _ = scoring.score_category(Counting(), arrays, normals)
+    assert [one["map"][0, 0] for one in of_normals] == [0, 1, 2, 3]
+    place = np.array([one["map"][0, 0] for one in evidence]) - len(normals)
+    assert sorted(place) == list(range(len(arrays.test)))
+    assert place[arrays.labels == 0].max() < place[arrays.labels == 1].min()
+    assert np.all(np.diff(place[arrays.labels == 0]) == 1)
