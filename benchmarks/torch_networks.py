@@ -3,7 +3,7 @@
 Written from the layer lists of `models/ganomaly.py`, `models/draem.py`, `models/segmentation.py` and
 `models/grdnet.py`, with the same names, losses and optimisers; `tests/test_torch_networks.py` copies the weights of the
 Keras networks and finds equal outputs and losses. PyTorch is a requirement of this benchmark alone
-(`pip install "ganspect[benchmark]"`).
+(`pip install ".[benchmark]"`).
 
 Images are `[B, C, H, W]` here. All run on any device, with or without the layout "channels last" and, where `dtype` is
 `torch.bfloat16`, with autocast.

@@ -39,6 +39,9 @@ def pixel_aupro(
 
     Returns:
         In [0, 1]; NaN when one class is missing.
+
+    Raises:
+        ValueError: a limit outside (0, 1].
     """
     if not 0 < limit <= 1:
         raise ValueError(f"limit must lie in (0, 1], not {limit}")

@@ -196,6 +196,9 @@ def balanced_accuracy(labels, scores, threshold: float) -> float:
 
     Returns:
         In [0, 1]; NaN when one class is missing.
+
+    Raises:
+        ValueError: the threshold is NaN.
     """
     if math.isnan(threshold):
         raise ValueError("the threshold is NaN")

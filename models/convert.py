@@ -88,7 +88,7 @@ def convert(model_folder, formats=FORMATS):
     for name in formats:
         missing = [package for package in _PACKAGES[name] if not _installed(package)]
         if missing:
-            raise ConversionError(f'{name} needs {", ".join(missing)}: pip install "ganspect[export]"')
+            raise ConversionError(f"{name} needs {', '.join(missing)}: pip install '.[export]' in ganspect's folder")
     return {name: _converted(model_folder, name) for name in dict.fromkeys(formats)}
 
 

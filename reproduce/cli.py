@@ -27,7 +27,11 @@ XLA_HELP = "compile training steps with XLA on TensorFlow too, for GPUs; JAX alw
 
 
 def main(arguments=None):
-    """Runs one command; returns 0 done, 1 usage error or nothing can run, 2 some cells failed, 130 interrupted."""
+    """Runs one command; returns its exit code.
+
+    0 done, 1 usage error or nothing can run, 2 some cells failed, 3 an anomaly found (`predict --fail-on-anomaly`),
+    130 interrupted.
+    """
     options = build_parser().parse_args(arguments)
     try:
         return options.run(options)

@@ -81,7 +81,9 @@ def _entries(paper, rows):
         values = {(row["metric"], row["protocol"]): row["value"] for row in some}
         if not any(metric in ("image_auroc", "pixel_auroc") for metric, _ in values):
             continue
-        named = f"{method}, {epochs} epochs" if epochs else method
+        share = float(some[0]["schedule"] or 1)
+        trained = f"{share * int(epochs):.0f} of {epochs}" if epochs and share < 1 else epochs
+        named = f"{method}, {trained} epochs" if epochs else method
         out.append(
             {"dataset": dataset, "category": category, "method": named, "paper": paper.NAME, "values": values}
             | {name: some[0][name] for name in ("schedule", "model", "data", "seeds", "hardware")}

@@ -165,7 +165,7 @@ def plan(name, folder, overrides=(), seed=0, held_out=None):
         folder: a plain folder of normal images, or a category in a layout that `data.samples` knows.
         overrides: `field=value` texts.
         seed: of the training.
-        held_out: images to hold out; by default 10 %, up to 20 where they are at most a third of all.
+        held_out: images to hold out; by default 10 %, but at least 20 or a third of all, whichever is fewer.
 
     Returns:
         `Plan`.

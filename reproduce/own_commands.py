@@ -41,7 +41,7 @@ def add_own(commands):
     command.add_argument("detector", metavar="DETECTOR")
     command.add_argument("--output", metavar="DIR", help="the model's folder; default: DETECTOR/export")
     command.add_argument(
-        "--to", nargs="+", choices=FORMATS, default=[], help='also convert: pip install "ganspect[export]"'
+        "--to", nargs="+", choices=FORMATS, default=[], help="also convert (packages: pip install '.[export]')"
     )
     _threads(command).set_defaults(run=export)
 

@@ -30,9 +30,9 @@ def add_predict(commands):
         "--tile",
         type=int,
         metavar="N",
-        help="score images larger than N pixels a side tile by tile. The result is that of the whole image for methods "
-        "that work at any size; a method that resizes its input sees each tile at its own scale, so that scores change "
-        "and the model's threshold may not fit",
+        help="score images larger than N pixels a side tile by tile. The result is that of the whole image for "
+        "f-AnoGAN and close to it for FCBiGAN; a method that resizes its input sees each tile at its own scale, "
+        "so that scores change and the model's threshold may not fit",
     )
     command.add_argument(
         "--overlap", type=int, metavar="M", help="of tiles, pixels; default: the least that is exact, else N / 4"

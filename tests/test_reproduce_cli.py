@@ -104,7 +104,7 @@ def test_unknown_names_and_settings_are_refused(tmp_path):
 def test_ray_is_refused_where_it_is_not_installed_or_asked_for(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     reasons = {
-        ("--ray", "local"): 'Ray is not installed: pip install "ganspect[ray]"',
+        ("--ray", "local"): "Ray is not installed: pip install '.[ray]' in ganspect's folder",
         ("--gpus-per-cell", "1"): "--gpus-per-cell needs --ray",
         ("--ray", "local", "--gpus-per-cell", "1.5"): "a whole number of them",
     }

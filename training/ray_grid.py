@@ -309,7 +309,7 @@ def import_ray():
         import ray
         from ray.exceptions import RayError  # noqa: F401  a folder named "ray" is a package as well
     except ImportError as error:
-        raise NoRay('Ray is not installed: pip install "ganspect[ray]"') from error
+        raise NoRay("Ray is not installed: pip install '.[ray]' in ganspect's folder") from error
     return ray
 
 
