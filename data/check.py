@@ -61,6 +61,10 @@ class CheckReport:
         lines += self._grouped("warning", self.warnings)
         return "\n".join([*lines, f"  fingerprint {self.fingerprint}"])
 
+    def remarks(self) -> str:
+        """Conversions and warnings alone, grouped by their text; empty where there are none."""
+        return "\n".join([*self._grouped("conversion", self.conversions), *self._grouped("warning", self.warnings)])
+
     def _grouped(self, kind: str, findings: list[Finding]) -> list[str]:
         groups: dict[str, list[str]] = {}
         for path, text in findings:

@@ -40,6 +40,7 @@ _FORMAT_OF = {
 EXTENSIONS = tuple(_FORMAT_OF)
 Size = int | tuple[int, int] | None
 _ORIENTATION = 0x0112  # EXIF tag
+_PLANAR, _BITS = 284, 258  # TIFF tags: planar configuration, bits of a sample
 
 
 class DataError(ValueError):
@@ -207,6 +208,8 @@ def _decode(path, data: bytes) -> Decoded:
         conversions.append("TIFF")
     if frames > 1:
         conversions.append(f"{frames} pages or frames: the first one is read")
+    if kind == "TIFF" and image.tag_v2.get(_PLANAR, 1) == 2 and max(image.tag_v2.get(_BITS, (1,))) > 8:
+        raise DataError(path, "16-bit colour in separate planes, which would be read wrongly: save it pixel by pixel")
     if ";16" in str(image.tile) and not image.mode.startswith("I"):
         conversions.append("16-bit colour: high byte kept")
     expected = _FORMAT_OF.get(Path(path).suffix.lower())

@@ -16,9 +16,18 @@ SHARE = 4
 
 
 def memory_limit() -> int:
-    """Bytes that the images of a category may take."""
+    """Bytes that the images of a category may take.
+
+    Raises:
+        OSError: the variable is no number of MB.
+    """
     given = os.environ.get(VARIABLE)
-    return int(float(given) * 1e6) if given else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // SHARE
+    try:
+        if given:
+            return int(float(given) * 1e6)
+    except (ValueError, OverflowError):
+        raise OSError(f"{VARIABLE} takes a number of MB, not {given!r}") from None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // SHARE
 
 
 def zeros(shape, dtype="uint8", limit: int | None = None) -> np.ndarray:

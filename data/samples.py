@@ -4,7 +4,7 @@
 |---|---|---|---|
 | MVTec | `train/good` | `train/good` | `test/<defect>`, masks `ground_truth/<defect>/<stem>_mask.*` |
 | MVTec, normals named so (BTAD) | `train/ok`, `train/normal` | the same | as above |
-| NanoTWICE | `Normal` | `Normal` | `Anomalous/images`, masks `Anomalous/gt/<stem>_gt.*` |
+| NanoTWICE | `Normal`, `Anomalous` | `Normal` | `Anomalous/images`, masks `Anomalous/gt/<stem>_gt.*` |
 | casting | `train/ok_front` | `train/ok_front` | `test/ok_front`, `test/def_front`; no masks |
 | cloud, as published | `noncloud`, `cloud` | `noncloud`, all but its last 15th by name | that 15th, `cloud`; no masks |
 | cloud, the study's | `noncloud_train`, `noncloud_test`, `cloud` | `noncloud_train` | `noncloud_test`, `cloud` |
@@ -16,7 +16,8 @@ the second arrangement. Each of these folders must hold images, directly or, as 
 case, `-`, `_` and spaces in their names do not matter. The archive has no split: which 100 of the 1500 images without
 clouds the study tested on is not known, and taking the last by name is [inf].
 
-In MVTec's layout the name of a folder of normal images may be any of `NORMAL_NAMES`, in any case.
+In MVTec's layout the name of a folder of normal images may be any of `NORMAL_NAMES`, in any case. NanoTWICE is also
+recognised by `Normal` alone in a folder of its name.
 
 Masks and regions of interest (`roi/<split>/<defect>/<stem>.*` in the category's folder) are matched by stem, whatever
 the extension. A single `roi.*` in the category's folder is the region of every image that has none in `roi/`: camera
@@ -61,6 +62,8 @@ _CLOUD_PLACES = (
 )
 NORMAL_NAMES = ("good", "ok", "normal")  # of folders of normal images, in lower case
 _REGION_SUFFIXES = ("_roi", "_mask")
+_NO_KINDS = ("ground_truth", "groundtruth", "gt", "mask", "masks", "label", "labels", "annotations", "roi")
+_UNREAD = (".gif", ".jp2", ".jpe", ".jfif", ".heic", ".heif", ".avif", ".pgm", ".ppm", ".dcm", ".npy", ".raw", ".exr")
 _CLOUD_SHARE = 15  # one image in 15 is a normal test image where the archive is not split: 100 of 1500, as in the study
 
 
@@ -139,11 +142,16 @@ class _Folder:
         """The image files of one folder in order of their names; anything else is noted."""
         place = self.root / folder
         for path in sorted(place.iterdir()) if place.is_dir() else ():
-            if path.name.startswith(".") or not path.is_file():
+            known = path.suffix.lower() in EXTENSIONS
+            if path.name.startswith("."):
                 continue
-            if path.suffix.lower() in EXTENSIONS:
+            if known and path.is_symlink() and not path.exists():
+                self.problems.append((path, "a link to a file that is not there"))
+            elif path.is_dir() and folder and _holds_images(path):
+                self.ignored.append((path, "not read: a folder inside a folder of images"))
+            elif path.is_file() and known:
                 yield path
-            elif folder:
+            elif path.is_file() and (folder or path.suffix.lower() in _UNREAD):
                 self.ignored.append((path, "not read: extension unknown"))
 
     def _by_stem(self, folders: Sequence[str], suffixes: Sequence[str]) -> dict[str, list[Path]]:
@@ -263,6 +271,9 @@ def _on_the_way(place: Path, read: set[Path]) -> bool:
 
 def _read_plain(folder: _Folder):
     folder.add("", "train", "good")
+    for child in _folders(folder.root):
+        if child.name != "roi" and _holds_images(child):
+            folder.ignored.append((child, "not read: only images directly inside a plain folder are"))
 
 
 _READERS = {
@@ -277,9 +288,11 @@ _READERS = {
 def layout_of(path) -> str | None:
     """ "mvtec", "nanotwice", "casting", "cloud", "folder" (images directly inside), or None."""
     root = Path(path)
-    for folder, layout in (("train/good", "mvtec"), ("train/ok_front", "casting"), ("Normal", "nanotwice")):
+    for folder, layout in (("train/good", "mvtec"), ("train/ok_front", "casting")):
         if (root / folder).is_dir():
             return layout
+    if (root / "Normal").is_dir() and ((root / "Anomalous").is_dir() or root.resolve().name.lower() == "nanotwice"):
+        return "nanotwice"
     if _normals(root / "train"):
         return "mvtec"
     if _cloud_folders(root):
@@ -468,15 +481,18 @@ def _notes(samples: list[Sample]) -> tuple[str, ...]:
 
 
 def _native_channels(samples: list[Sample]) -> int:
-    """1 where the headers of the first readable images all say gray, else 3."""
-    modes = set()
-    for sample in samples[:8]:
+    """1 where the headers of all readable images say gray, else 3."""
+    found = False
+    for sample in samples:
         try:
             with Image.open(sample.path, formats=FORMATS) as image:
-                modes.add(image.mode.split(";")[0])
+                mode = image.mode.split(";")[0]
         except Exception:  # `check` reports it with its reason
             continue
-    return 1 if modes and modes <= set(_GRAY_MODES) else 3
+        if mode not in _GRAY_MODES:
+            return 3
+        found = True
+    return 1 if found else 3
 
 
 def _folders(parent: Path) -> list[Path]:
@@ -511,20 +527,25 @@ def scan_kinds(path) -> Category | None:
     """A folder with one folder of images for each kind as a category of test images; None where there is none.
 
     The images of a folder named as in `NORMAL_NAMES`, in any case, are normal, those of others anomalous. Masks are
-    matched in `ground_truth/<kind>`, as in MVTec's layout, and regions of interest in `roi/test/<kind>`.
+    matched in `ground_truth/<kind>`, as in MVTec's layout, and regions of interest in `roi/test/<kind>`. Folders that
+    are named as masks are (`masks`, `gt`, ...) are no kinds, and are noted.
     """
     root = Path(path)
     if not root.is_dir():
         return None
     folder = _Folder(root)
     for child in _folders(root):
-        if child.name in ("ground_truth", "roi") or not _holds_images(child):
+        if child.name.lower() in _NO_KINDS or not _holds_images(child):
+            if child.name not in ("ground_truth", "roi") and _holds_images(child):
+                folder.ignored.append((child, "not read: masks are expected in ground_truth/<kind>"))
             continue
         kind = _kind(child)
         folder.add(child.name, "test", kind, None if kind == "good" else f"ground_truth/{child.name}")
     if not folder.samples:
         return None
     folder.share_region()
+    folder.require("mask_path", "mask", lambda sample: sample.label == 1)
+    folder.require("roi_path", "region of interest", lambda sample: True)
     return Category(
         "folder",
         root.name,

@@ -10,8 +10,10 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from ganspect.reproduce.arguments import whole_number
 from ganspect.reproduce.own_commands import add_own
 from ganspect.reproduce.predict import add_predict
+from ganspect.training.files import Damaged
 
 PAPERS = {
     "cbigan": "ganspect.reproduce.cbigan",
@@ -41,6 +43,8 @@ def main(arguments=None):
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except (OSError, Damaged) as error:  # a full disk, a folder that is a file or may not be written, a damaged file
+        return _refuse(str(error))
 
 
 def build_parser():
@@ -64,13 +68,13 @@ def add_reproduce(commands):
     command.add_argument("--data-root", metavar="DIR", help="folder of data sets; default: the built-in synthetic set")
     for name in ("categories", "methods", "tables"):
         command.add_argument(f"--{name}", nargs="+", metavar="NAME", help=f"only these {name}")
-    command.add_argument("--seeds", nargs="+", type=int, metavar="N", help="random seeds")
+    command.add_argument("--seeds", nargs="+", type=whole_number(0), metavar="N", help="random seeds")
     command.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change settings of the methods")
     command.add_argument("--force", action="store_true", help="train finished cells anew; the old runs are set aside")
     command.add_argument("--rescore", action="store_true", help="score finished cells again; trains nothing anew")
     command.add_argument("--no-export", action="store_true", help="leave no SavedModel in the run folders")
     command.add_argument("--only-failed", action="store_true", help="run only the cells that failed before")
-    command.add_argument("--threads", type=int, metavar="N", help="processor threads for one training")
+    command.add_argument("--threads", type=whole_number(1), metavar="N", help="processor threads for one training")
     command.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at once, the cores shared; default: 1")
     command.add_argument("--ray", metavar="ADDRESS", help="run the cells on a Ray cluster, or on this machine: local")
     command.add_argument("--gpus-per-cell", type=float, default=0, metavar="N", help="with --ray; default: 0")

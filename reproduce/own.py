@@ -3,7 +3,7 @@
 Each works on a detector's folder and on what the one before left there:
 
 config.json, manifest.json, status.json, history.csv, checkpoints/   as of every run (`training.run`)
-data.json          where the images are, which of them are held out
+data.json          where the images are, which of them are held out, digests of their files
 calibration.json   threshold, its rate of false alarms, scores of the held-out images
 evaluation/        metrics.json, scores.csv, histogram.png
 export/            the model: 1/ (SavedModel), metadata.json, README.md
@@ -18,17 +18,19 @@ import numpy as np
 
 from ganspect.data import arrays as data_arrays
 from ganspect.data import check, samples
-from ganspect.data.images import DataError
+from ganspect.data.images import DataError, image_size, read_bytes
 from ganspect.evaluation import metrics, plots, thresholds
 from ganspect.reproduce import anogan_ganomaly, cbigan, fcbigan, grdnet, runner, scoring
 from ganspect.reproduce.baselines import QUICK_FANOGAN
 from ganspect.reproduce.cells import parse_settings
 from ganspect.training.checkpoint import load_state, position_of, save_state
 from ganspect.training.files import read_json, write_json
+from ganspect.training.locks import Held, Lock
 from ganspect.training.run import Run, make_manifest
 
 LEAST = 8  # training images
 SMALL_STEPS = 600  # of methods that see an image as a whole, at least
+SHOWN = 5  # files that a message names
 CHOICES = ("f1", "youden")
 
 
@@ -132,6 +134,8 @@ class Plan:
         arrays: the images.
         kept, held_out: indices of the training images.
         minutes: about how long on two cores.
+        digests: `{name: SHA-256}` of the files of both.
+        remarks: what the check of the data found, in words.
     """
 
     name: str
@@ -140,6 +144,8 @@ class Plan:
     kept: np.ndarray
     held_out: np.ndarray
     minutes: float
+    digests: dict
+    remarks: str = ""
 
     def text(self):
         """The choices in words."""
@@ -148,8 +154,12 @@ class Plan:
         color = "gray" if c.channels == 1 else "RGB"
         seen = OFFERS[self.name].method.attends and self.arrays.train_rois
         rois = ", with regions of interest" if seen else ""
+        repeated = len(self.arrays.train) - len(self.kept) - len(self.held_out)
+        left = [f"{repeated} images that repeat a held-out one byte for byte are left out"] if repeated else []
         return "\n".join(
             [
+                *([self.remarks] if self.remarks else []),
+                *left,
                 f"{len(self.kept)} images to train on, {len(self.held_out)} held out for the threshold; {color}{rois}",
                 f"{self.name} ({OFFERS[self.name].why}): {values}; --set FIELD=VALUE changes them",
                 f"about {max(1, round(self.minutes))} minutes on two cores",
@@ -182,10 +192,14 @@ def plan(name, folder, overrides=(), seed=0, held_out=None):
     count = len(category.train)
     if count < LEAST:
         raise OwnError(f"{folder}: {count} normal images; {LEAST} are the least, 100 and more are better")
-    size = data_arrays.smallest_image(folder)
-    left_out = count_held_out(count, held_out)
+    sizes = [image_size(sample.path) for sample in category.train]
+    size = tuple(min(side) for side in zip(*sizes, strict=True))
+    digests = {sample.name: check.digest_of(read_bytes(sample.path)) for sample in category.train}
+    kept, held = _divided(list(digests.values()), count_held_out(count, held_out))
+    if len(kept) < LEAST // 2:
+        raise OwnError(f"{folder}: {len(kept)} images are left to train on, the others repeat held-out ones")
     try:
-        settings = offer.settings(count - left_out, size)
+        settings = offer.settings(len(kept), size)
         fixed = offer.method.settings if isinstance(offer.method.settings, dict) else {}
         settings = settings | fixed | {"channels": category.channels, "seed": seed}
         settings |= parse_settings(overrides, offer.method.config)
@@ -195,9 +209,15 @@ def plan(name, folder, overrides=(), seed=0, held_out=None):
     except ValueError as error:
         raise OwnError(f"{name}: {error}") from None
     arrays = data_arrays.load_arrays(category, config.channels, getattr(config, "image_size", None) or None)
-    order = np.argsort(np.array(arrays.train_names, dtype=str), kind="stable")
-    kept, held = np.sort(order[: count - left_out]), np.sort(order[count - left_out :])
-    return Plan(name, config, arrays, kept, held, estimate(offer, config, len(kept)))
+    minutes = estimate(offer, config, len(kept))
+    return Plan(name, config, arrays, kept, held, minutes, digests, report.remarks())
+
+
+def _divided(digests, left_out):
+    """Indices to train on and held out, the last by name; what repeats a held-out image is in neither."""
+    held = np.arange(len(digests) - left_out, len(digests))
+    unseen = {digests[i] for i in held}
+    return np.array([i for i in range(len(digests) - left_out) if digests[i] not in unseen], int), held
 
 
 def count_held_out(count, asked=None):
@@ -233,10 +253,21 @@ def train(chosen, output, options, channel):
         ConfigMismatch: the folder holds a detector of other settings or images.
         Diverged: a loss became infinite.
         KeyboardInterrupt: SIGINT or SIGTERM came; the same command goes on.
+        OwnError: another process trains there.
     """
+    place = Path(output)
+    try:
+        with Lock(place.resolve().parent / f".{place.resolve().name}.lock"):
+            _train(chosen, place, options, channel)
+    except Held as error:
+        raise OwnError(f"{output} is being trained by {error}") from None
+
+
+def _train(chosen, output, options, channel):
+    """`train`, with the lock."""
     import keras
 
-    run, config, arrays = Run(Path(output)), chosen.config, chosen.arrays
+    run, config, arrays = Run(output), chosen.config, chosen.arrays
     if options.force:
         run.restart()
     method = OFFERS[chosen.name].method
@@ -248,7 +279,8 @@ def train(chosen, output, options, channel):
         channel.say(line)
     names = [[arrays.train_names[i] for i in part] for part in (chosen.kept, chosen.held_out)]
     folder = str(Path(options.data).resolve())
-    write_json(run.path / "data.json", {"folder": folder, "train": names[0], "held_out": names[1]})
+    digests = {name: chosen.digests[name] for part in names for name in part}
+    write_json(run.path / "data.json", {"folder": folder, "train": names[0], "held_out": names[1], "digests": digests})
     with options.devices.scope():
         detector = method.build(config)
         detector.compile()
@@ -265,20 +297,42 @@ def stored_detector(folder, calibrated=False):
         calibrated: with the constants that `calibrate` has stored.
 
     Raises:
-        OwnError: it is not trained, or not calibrated.
+        OwnError: it is not trained, not calibrated, or damaged.
+        CheckpointError, Damaged: a file of it is damaged.
     """
     run = Run(Path(folder))
-    if run.status["state"] not in ("trained", "finished"):
-        found = f"its training is {run.status['state']}" if run.config else "there is no detector"
+    status = run.status
+    if not isinstance(status, dict) or not isinstance(run.config, dict) or "state" not in status:
+        raise OwnError(f"{folder}: status.json or config.json is damaged; train again with --force")
+    if status["state"] not in ("trained", "finished"):
+        found = f"its training is {status['state']}" if run.config else "there is no detector"
         raise OwnError(f"{folder}: {found}; ganspect train --method METHOD --data FOLDER --output {folder}")
+    if run.config.get("method") not in OFFERS or not (run.path / "data.json").exists():
+        raise OwnError(f"{folder} holds no detector that `ganspect train` has made")
     offer = OFFERS[run.config["method"]]
     fields = {f.name for f in dataclasses.fields(offer.method.config)}
-    detector = offer.method.build(offer.method.config(**{k: v for k, v in run.config.items() if k in fields}))
+    try:
+        config = offer.method.config(**{k: v for k, v in run.config.items() if k in fields})
+        detector = offer.method.build(config)
+    except (TypeError, ValueError) as error:
+        raise OwnError(f"{folder}: config.json is damaged ({error}); train again with --force") from None
     detector.compile()
     if calibrated and not (run.path / "calibration.json").exists():
         raise OwnError(f"{folder} is not calibrated: ganspect calibrate {folder}")
     load_state(_calibrated(run) if calibrated else _best(run), detector.state)
     return detector, run
+
+
+def _calibration(run):
+    """What `calibrate` has stored.
+
+    Raises:
+        OwnError: it is damaged.
+    """
+    found = read_json(run.path / "calibration.json")
+    if not isinstance(found, dict) or not {"threshold", "regions", "note"} <= set(found):
+        raise OwnError(f"{run.path / 'calibration.json'} is damaged: ganspect calibrate {run.path}")
+    return found
 
 
 def _best(run):
@@ -307,9 +361,13 @@ def calibrate(folder, rate=0.05, normals=None, labelled=None, choice="f1"):
         OwnError: see `stored_detector`; there is no image; of labelled ones, a class is missing.
     """
     detector, run = stored_detector(folder)
-    images, regions = _held_out_images(run, detector) if normals is None else _normal_images(normals, detector)
+    remarks = []
+    if normals is None:
+        images, regions = _held_out_images(run, detector)
+    else:
+        images, regions = _normal_images(normals, detector, run, remarks)
     if not images:
-        raise OwnError(f"{normals or folder}: no normal images to calibrate with")
+        raise OwnError(f"{normals or folder}: no normal images to calibrate with" + "".join(f"; {r}" for r in remarks))
     detector.calibrate(images)
     scores, peaks = _scores(detector, images, regions)
     found = thresholds.rate_threshold(scores, rate)
@@ -328,16 +386,17 @@ def calibrate(folder, rate=0.05, normals=None, labelled=None, choice="f1"):
         "scores": [float(score) for score in scores],
     }
     if labelled:
-        stored |= _labelled_threshold(detector, labelled, choice, scores)
+        stored |= _labelled_threshold(detector, run, labelled, choice, scores, regions is not None, remarks)
+    stored["remarks"] = remarks
     save_state(_calibrated(run), detector.state, *position_of(_best(run)))
     write_json(run.path / "calibration.json", stored)
     return stored
 
 
-def _labelled_threshold(detector, folder, choice, normals):
+def _labelled_threshold(detector, run, folder, choice, normals, inside, remarks):
     """The threshold that is best on labelled images, and what it means for the held-out ones."""
-    arrays = _labelled(folder, detector)
-    scores, _ = _scores(detector, arrays.test, arrays.rois if _attends(detector) else None)
+    arrays = _labelled(folder, detector, run, inside, remarks)
+    scores, _ = _scores(detector, arrays.test, arrays.rois if inside else None)
     if len(set(arrays.labels.tolist())) < 2:
         raise OwnError(f"{folder}: a threshold from labelled images needs normal and anomalous ones")
     best = metrics.f1_max if choice == "f1" else metrics.balanced_accuracy_oracle
@@ -362,15 +421,18 @@ def evaluate(folder, data):
         data: a category with test images, or a folder with one folder of normal images (good, ok, normal) and others.
 
     Returns:
-        `{metric: value}`.
+        `{metric: value}`, and "remarks": what was left out or passed over.
 
     Raises:
-        OwnError: see `stored_detector`; there are no test images.
+        OwnError: see `stored_detector`; there are no test images, or they have no regions of interest where the
+            threshold is of scores inside such.
+        DataError: a file cannot be read, or a mask or region is missing or ambiguous.
     """
     detector, run = stored_detector(folder, calibrated=True)
-    calibration = read_json(run.path / "calibration.json")
-    arrays = _labelled(data, detector)
-    regions = arrays.rois if _attends(detector) else None
+    calibration, remarks = _calibration(run), []
+    inside = bool(calibration["regions"])
+    arrays = _labelled(data, detector, run, inside, remarks)
+    regions = arrays.rois if inside else None
     evidence = detector.evidences(arrays.test)
     name = detector.score_names[0]
     scores = np.array([_score(detector, e, None if regions is None else regions[i]) for i, e in enumerate(evidence)])
@@ -383,7 +445,9 @@ def evaluate(folder, data):
         "caught": int(called[labels == 1].sum()),
     }
     reason = metrics.why_undefined(labels)
-    if not reason:
+    if reason:
+        remarks.append(f"no AUROC: {reason}")
+    else:
         found["image_auroc"] = metrics.image_auroc(labels, scores)
         found["image_auroc_low"], found["image_auroc_high"] = scoring.statistics.bootstrap_image_auroc(labels, scores)
         found["image_ap"] = metrics.image_ap(labels, scores)
@@ -396,6 +460,7 @@ def evaluate(folder, data):
         for defect in sorted(set(arrays.defects) - {"good"})
         if (rows := np.array(arrays.defects) == defect).any()
     }
+    found["remarks"] = remarks
     place = run.path / "evaluation"
     place.mkdir(exist_ok=True)
     write_json(place / "metrics.json", found | {"data": str(Path(data).resolve()), "fingerprint": arrays.fingerprint})
@@ -442,23 +507,73 @@ def _held_out_images(run, detector):
     chosen = tuple(sample for sample in category.train if sample.name in names)
     if len(chosen) < len(names):
         raise OwnError(f"{len(names) - len(chosen)} held-out images are gone from {data['folder']}; --normals FOLDER")
+    digests = data.get("digests", {})
+    changed = (
+        [s.name for s in chosen if check.digest_of(read_bytes(s.path)) != digests.get(s.name, "")] if digests else []
+    )
+    if changed:
+        raise OwnError(f"held-out images have changed since the training: {_named(changed)}; --normals FOLDER")
     arrays = data_arrays.load_arrays(
         dataclasses.replace(category, samples=chosen), detector.config.channels, detector.input_size
     )
     return arrays.train, arrays.train_rois if _attends(detector) else None
 
 
-def _normal_images(folder, detector):
-    """All normal images of a folder, and their regions."""
-    arrays = data_arrays.load_arrays(samples.scan(folder), detector.config.channels, detector.input_size)
+def _normal_images(folder, detector, run, remarks):
+    """The normal images of a folder that the detector was not trained on, and their regions."""
+    category = _sound(samples.scan(folder))
+    chosen = _others(category.train, run, ("train",), remarks)
+    category = dataclasses.replace(category, samples=chosen)
+    arrays = data_arrays.load_arrays(category, detector.config.channels, detector.input_size)
     return arrays.train, arrays.train_rois if _attends(detector) else None
 
 
-def _labelled(folder, detector):
-    """The test images of a category, or the images of a folder with a folder for each kind.
+def _named(names):
+    """Some files in words."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(map(str, names[:SHOWN])) + more
+
+
+def _sound(category):
+    """The category itself.
 
     Raises:
-        OwnError: there are none.
+        DataError: a mask or region is missing or ambiguous, or a link leads nowhere.
+    """
+    if category.problems:
+        texts = [
+            f"{p.relative_to(category.root)}: {text}"
+            for p, text in category.problems
+            if p.is_relative_to(category.root)
+        ]
+        raise DataError(category.root, _named(texts or [text for _, text in category.problems]))
+    return category
+
+
+def _others(images, run, parts, remarks):
+    """Those of the samples that are no byte-identical copy of an image of these parts of the training's data."""
+    data = read_json(run.path / "data.json", {})
+    digests = data.get("digests", {})
+    seen = {digests[name] for part in parts for name in data.get(part, ()) if name in digests}
+    chosen = tuple(s for s in images if check.digest_of(read_bytes(s.path)) not in seen) if seen else tuple(images)
+    if len(chosen) < len(images):
+        done = "trained or calibrated on" if "held_out" in parts else "trained on"
+        remarks.append(f"{len(images) - len(chosen)} images that the detector was {done} are left out")
+    return chosen
+
+
+def _labelled(folder, detector, run, inside, remarks):
+    """The test images of a category, or the images of a folder with a folder for each kind.
+
+    Those that the detector has seen are left out.
+
+    Args:
+        inside: whether the threshold is of scores inside regions of interest.
+        remarks: list that gets what was left out or passed over.
+
+    Raises:
+        OwnError: there are none, or they have no regions where they need such.
+        DataError: see `_sound`; a file cannot be read.
     """
     try:
         category = samples.scan(folder)
@@ -471,8 +586,23 @@ def _labelled(folder, detector):
         raise OwnError(
             f"{folder}: no test images; expected test/<kind>/, or a folder for each kind, normal ones in one of {kinds}"
         )
-    only = dataclasses.replace(category, samples=category.test)
-    return data_arrays.load_arrays(only, detector.config.channels, detector.input_size)
+    _sound(category)
+    by_text = {}
+    for path, text in category.ignored:
+        by_text.setdefault(text, []).append(path.name)
+    remarks += [f"{text} ({_named(names)})" for text, names in by_text.items()]
+    chosen = _others(category.test, run, ("train", "held_out"), remarks)
+    if not chosen:
+        raise OwnError(f"{folder}: no test image that the detector has not seen")
+    only = dataclasses.replace(category, samples=chosen)
+    arrays = data_arrays.load_arrays(only, detector.config.channels, detector.input_size)
+    if inside and arrays.rois is None:
+        raise OwnError(
+            f"{folder}: no regions of interest (roi/, roi.png); the detector's threshold is of scores inside such"
+        )
+    if arrays.rois and not inside and _attends(detector):
+        remarks.append("regions of interest are passed over: the threshold is of scores without")
+    return arrays
 
 
 def export(folder, output=None):
@@ -491,7 +621,9 @@ def export(folder, output=None):
     from ganspect.reproduce import model_folder
 
     detector, run = stored_detector(folder, calibrated=True)
-    calibration = read_json(run.path / "calibration.json")
+    calibration, evaluation = _calibration(run), read_json(run.path / "evaluation" / "metrics.json")
+    if evaluation and evaluation.get("threshold") != calibration["threshold"]:
+        evaluation = None  # of a threshold that is no longer the detector's
     place, manifest, name = Path(output or run.path / "export"), run.manifest, run.config["method"]
     try:
         return place, model_folder.write(
@@ -505,8 +637,13 @@ def export(folder, output=None):
                 "trained_on": len(read_json(run.path / "data.json")["train"]),
                 "config": {k: v for k, v in run.config.items() if k not in ("method", "data", "held_out")},
                 **{key: manifest[key] for key in model_folder.ORIGIN},
-                "evaluation": read_json(run.path / "evaluation" / "metrics.json"),
+                "evaluation": evaluation,
             },
         )
     except model_folder.NotExported as error:
         raise OwnError(str(error)) from None
+
+
+def was_evaluated(folder):
+    """Whether `evaluate` has left something in a detector's folder."""
+    return (Path(folder) / "evaluation" / "metrics.json").exists()

@@ -3,6 +3,9 @@
 import shlex
 import sys
 
+from ganspect.reproduce.arguments import whole_number
+from ganspect.training.files import Damaged
+
 DONE, UNUSABLE, INTERRUPTED = 0, 1, 130
 METHODS = ("fcbigan", "grdnet", "draem", "cbigan", "ganomaly", "f-anogan", "anogan")
 FORMATS = ("onnx", "litert", "openvino")
@@ -15,11 +18,14 @@ def add_own(commands):
     command.add_argument("--data", required=True, metavar="FOLDER", help="normal images, or a category as in MVTec AD")
     command.add_argument("--output", default="detector", metavar="DIR", help="the detector's folder; default: detector")
     command.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change settings of the method")
-    command.add_argument("--epochs", type=int, metavar="N", help="the same as --set epochs=N")
+    command.add_argument("--epochs", type=whole_number(1), metavar="N", help="the same as --set epochs=N")
     command.add_argument(
-        "--held-out", type=int, metavar="N", help="images kept for the threshold; default: 10 %% or 20"
+        "--held-out",
+        type=int,
+        metavar="N",
+        help="images for the threshold; default: 10 %%, at least 20 or a third",
     )
-    command.add_argument("--seed", type=int, default=0, metavar="N")
+    command.add_argument("--seed", type=whole_number(0), default=0, metavar="N")
     command.add_argument("--devices", default="1", metavar="N|cpu:N", help="GPUs to divide a batch between")
     command.add_argument("--force", action="store_true", help="train anew; the old detector is set aside")
     command.add_argument(
@@ -47,7 +53,7 @@ def add_own(commands):
 
 
 def _threads(command):
-    command.add_argument("--threads", type=int, metavar="N", help="processor threads")
+    command.add_argument("--threads", type=whole_number(1), metavar="N", help="processor threads")
     return command
 
 
@@ -60,12 +66,14 @@ def _guarded(threads, work):
     from ganspect.data.images import DataError
     from ganspect.reproduce import own
     from ganspect.training.callbacks import Diverged
+    from ganspect.training.checkpoint import CheckpointError
     from ganspect.training.devices import NoDevices
     from ganspect.training.run import ConfigMismatch
 
+    known = (DataError, own.OwnError, ConfigMismatch, Diverged, NoDevices, CheckpointError, Damaged, OSError)
     try:
         return work(own)
-    except (DataError, own.OwnError, ConfigMismatch, Diverged, NoDevices) as error:
+    except known as error:
         print(f"ganspect: {error}", file=sys.stderr)
         return UNUSABLE
     except KeyboardInterrupt:
@@ -76,6 +84,12 @@ def _guarded(threads, work):
 def _next(*words):
     """The next command, as it can be pasted."""
     print("next: " + " ".join(word if word.isupper() else shlex.quote(word) for word in ("ganspect", *words)))
+
+
+def _remark(found):
+    """Prints what was left out or passed over."""
+    for text in found["remarks"]:
+        print(f"note: {text}")
 
 
 def train(options):
@@ -92,7 +106,7 @@ def train(options):
     from ganspect.reproduce.own_display import TrainingDisplay
 
     def work(own):
-        settings = [*options.set, *([f"epochs={options.epochs}"] if options.epochs else [])]
+        settings = [*options.set, *([f"epochs={options.epochs}"] if options.epochs is not None else [])]
         chosen = own.plan(options.method, options.data, settings, options.seed, options.held_out)
         print(chosen.text(), flush=True)
         if options.plan:
@@ -114,6 +128,7 @@ def calibrate(options):
 
     def work(own):
         found = own.calibrate(options.detector, options.rate, options.normals, options.labelled, options.choose)
+        _remark(found)
         print(f"threshold {found['threshold']:.6g}: {found['note']}")
         _next("evaluate", options.detector, "--data", "LABELLED_FOLDER")
         _next("export", options.detector)
@@ -127,6 +142,7 @@ def evaluate(options):
 
     def work(own):
         found = own.evaluate(options.detector, options.data)
+        _remark(found)
         print(f"{found['normal']} normal images, {found['false_alarms']} called anomalous")
         print(f"{found['anomalous']} anomalous images, {found['caught']} called anomalous")
         for defect, text in found["caught_by_defect"].items():
@@ -151,6 +167,8 @@ def export(options):
     def work(own):
         place, metadata = own.export(options.detector, options.output)
         print(f"model: {place} ({', '.join(metadata['endpoints'])})")
+        if not metadata["evaluation"] and own.was_evaluated(options.detector):
+            print("the stored evaluation is of another threshold and not in the model: evaluate again, then export")
         code = _convert(place, options.to) if options.to else DONE
         _next("predict", str(place), "IMAGES", "--output", "predictions")
         return code

@@ -1,13 +1,14 @@
 """Which data are at hand, which cells a command means, and what they will cost."""
 
 import dataclasses
+import functools
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from ganspect.data import samples, synthetic
 from ganspect.reproduce.cells import Cell, Profile, expand
-from ganspect.training.files import read_json
 from ganspect.training.run import Run
 
 SYNTHETIC_SIZE = 128
@@ -175,8 +176,16 @@ def _free(runs):
     return shutil.disk_usage(folder).free
 
 
+@functools.cache
+def _say_once(text):
+    print(text, file=sys.stderr)
+
+
 def every_cell(paper, runs):
-    """The cells of a paper that have a run folder, whatever profile they came from."""
+    """The cells of a paper that have a run folder, whatever profile they came from.
+
+    A damaged one is named on standard error, once, and left out.
+    """
     cells = []
     for subject in (*paper.SUBJECTS, *paper.SYNTHETIC):
         for name in paper.METHODS:
@@ -184,6 +193,10 @@ def every_cell(paper, runs):
                 probe = Cell(paper.NAME, name, subject, 0, Profile(), {}, protocol)
                 for folder in sorted(probe.folder(runs).parent.glob("seed_*")):
                     seed = folder.name.removeprefix("seed_")
-                    if seed.isdigit() and read_json(folder / "status.json"):
+                    if not seed.isdigit() or not (folder / "status.json").exists():
+                        continue
+                    if reason := Run(folder).damage():
+                        _say_once(f"ganspect: left out: {reason}")
+                    else:
                         cells.append(Cell(paper.NAME, name, subject, int(seed), Profile(), {}, protocol))
     return cells

@@ -62,6 +62,9 @@ def predict(options):
         model = Served(options.model)
         tiling = model.plan_tiles(options.tile, options.overlap) if options.tile else None
         regions = _regions(options, model)
+        if regions is None and model.metadata.get("regions"):
+            text = "the threshold is of scores inside regions of interest; without --roi it does not fit"
+            print(f"ganspect: {text}", file=sys.stderr)
         found = find(options.paths, options.output)
         for name in found.own:
             print(f"ganspect: {name}: passed over, it is the folder of results or in it", file=sys.stderr)

@@ -41,12 +41,15 @@ def check_data(cells, found):
             if found[key].suffix == ".npz":
                 data_arrays.load_pack(found[key])
                 continue
-            report = check.check(samples.scan(found[key], *key))
+            category = samples.scan(found[key], *key)
+            report = check.check(category)
         except samples.DataError as error:
             errors[key] = str(error)
             continue
         if not report.ok:
             errors[key] = report.message()
+        elif not category.test:
+            errors[key] = f"{found[key]}: no test image, nothing to measure; `ganspect train` needs none"
         elif report.conversions or report.warnings:
             remarks.append(report.message())
     return errors, "\n".join(remarks)

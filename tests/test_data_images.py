@@ -165,3 +165,13 @@ def test_bad_files_are_named_with_their_reason(tmp_path):
             read_image(tmp_path / f"{name}.png", 1)
     with pytest.raises(DataError, match="gone.png: no such file"):
         read_image(tmp_path / "gone.png", 1)
+
+
+def test_planar_16_bit_colour_is_refused(tmp_path):
+    """Pillow would read each byte as a pixel."""
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((3, 6, 5), np.uint16), photometric="rgb", planarconfig="separate")
+    with pytest.raises(DataError, match="separate planes"):
+        read_image(tmp_path / "a.tif", 3)
+    tifffile.imwrite(tmp_path / "b.tif", np.full((3, 6, 5), 7, np.uint8), photometric="rgb", planarconfig="separate")
+    assert (read_image(tmp_path / "b.tif", 3) == 7).all()

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganspect.data.samples import OFFICIAL_COUNTS, DataError, find_categories, held_out, held_out_count, scan
+from ganspect.data.samples import (
+    OFFICIAL_COUNTS,
+    DataError,
+    find_categories,
+    held_out,
+    held_out_count,
+    layout_of,
+    scan,
+    scan_kinds,
+)
 
 MODULES = ("arrays", "check", "commands", "images", "known", "pipeline", "regions", "samples", "synthetic")
 
@@ -327,3 +336,47 @@ def test_official_counts_of_the_real_data(real_data):
             counts = (counts[0] + counts[1], *counts[1:])  # the stand-ins were taken from the training images
         assert counts == OFFICIAL_COUNTS[key], key
         assert category.problems == ()
+
+
+def test_normal_beside_other_folders_is_not_nanotwice(tmp_path):
+    for kind in ("Normal", "Anomaly"):  # VisA's Data/Images
+        write(tmp_path / "images" / kind / "000.JPG", 9)
+    assert layout_of(tmp_path / "images") is None
+    assert [s.label for s in scan_kinds(tmp_path / "images").test] == [1, 0]
+    (tmp_path / "images" / "Anomalous").mkdir()
+    assert layout_of(tmp_path / "images") == "nanotwice"
+
+
+def test_what_is_not_read_is_noted(tmp_path):
+    root = mvtec(tmp_path / "bolt")
+    write(root / "train/good/batch/c.png")
+    write(root / "ground_truth/scratch/000/d.png")  # as in MVTec LOCO
+    (root / "train/good/gone.png").symlink_to(tmp_path / "nowhere.png")
+    category = scan(root)
+    noted = {path.relative_to(root).as_posix() for path, _ in category.ignored}
+    assert {"train/good/batch", "ground_truth/scratch/000"} <= noted
+    assert [(p.name, text) for p, text in category.problems] == [("gone.png", "a link to a file that is not there")]
+    plain = tmp_path / "plain"
+    write(plain / "a.png")
+    write(plain / "more/b.png")
+    write(plain / "c.gif")
+    (plain / "README.txt").write_text("x")
+    assert sorted(path.name for path, _ in scan(plain).ignored) == ["c.gif", "more"]
+
+
+def test_one_colour_image_among_many_gray_ones_makes_colour(tmp_path):
+    for i in range(12):
+        write(tmp_path / f"{i:02d}.png", i)
+    assert scan(tmp_path).channels == 1
+    Image.new("RGB", (4, 3)).save(tmp_path / "99.png")
+    assert scan(tmp_path).channels == 3
+
+
+def test_masks_of_kinds_are_required_where_some_have_one(tmp_path):
+    for name in ("good/a", "bad/a", "bad/b", "ground_truth/bad/a"):
+        write(tmp_path / f"{name}.png", 255)
+    category = scan_kinds(tmp_path)
+    assert [path.name for path, _ in category.problems] == ["b.png"]
+    write(tmp_path / "masks/a.png", 255)
+    category = scan_kinds(tmp_path)
+    assert {s.defect for s in category.test} == {"good", "bad"} and category.ignored[0][0].name == "masks"

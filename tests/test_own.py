@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 
 import keras
@@ -14,6 +15,7 @@ from test_reproduce_cli import inline
 from ganspect.evaluation.thresholds import rate_threshold
 from ganspect.reproduce import own
 from ganspect.reproduce.own_commands import METHODS
+from ganspect.training.locks import Lock
 
 SMALL = "--set image_size=32 width=4 batch_size=4 epochs=3 steps_per_epoch=2 latent_size=6".split()
 
@@ -168,3 +170,122 @@ def test_a_threshold_keeps_its_rate():
             rate_threshold(wrong)
     with pytest.raises(ValueError, match="rate"):
         rate_threshold([1.0], 1.0)
+
+
+def copied(trained, tmp_path):
+    """A calibrated detector of the trained one's files, which a test may spoil, and the root of the images."""
+    root, _ = trained
+    detector = tmp_path / "det"
+    shutil.copytree(root / "det", detector, ignore=shutil.ignore_patterns("evaluation", "export"))
+    own.calibrate(detector)
+    return root, detector
+
+
+def test_images_that_the_detector_has_seen_are_left_out(trained, tmp_path):
+    root, detector = copied(trained, tmp_path)
+    shutil.copytree(root / "test", tmp_path / "test")
+    shutil.copy(root / "normal" / "00.png", tmp_path / "test" / "OK" / "trained.png")
+    shutil.copy(root / "normal" / "20.png", tmp_path / "test" / "OK" / "held_out.png")
+    found = own.evaluate(detector, tmp_path / "test")
+    assert found["normal"] == 5 and found["anomalous"] == 4
+    assert found["remarks"] == ["2 images that the detector was trained or calibrated on are left out"]
+    stored = own.calibrate(detector, normals=root / "normal")
+    assert stored["held_out"] == 8 and stored["remarks"] == ["16 images that the detector was trained on are left out"]
+    with pytest.raises(own.OwnError, match="no test image that the detector has not seen"):
+        (tmp_path / "seen").mkdir()
+        shutil.copytree(root / "normal", tmp_path / "seen" / "good")
+        own.evaluate(detector, tmp_path / "seen")
+
+
+def test_held_out_images_must_be_those_of_the_training(trained, tmp_path):
+    _, detector = copied(trained, tmp_path)
+    data = json.loads((detector / "data.json").read_text())
+    data["digests"][data["held_out"][0]] = "0" * 64
+    (detector / "data.json").write_text(json.dumps(data))
+    with pytest.raises(own.OwnError, match=r"held-out images have changed since the training: 16\.png"):
+        own.calibrate(detector)
+
+
+def test_what_repeats_a_held_out_image_is_not_trained_on(folders, tmp_path):
+    shutil.copytree(folders / "normal", tmp_path / "twice")
+    for i in (22, 23):
+        shutil.copy(folders / "normal" / f"{i}.png", tmp_path / "twice" / f"0{i}.png")
+    plan = own.plan("ganomaly", tmp_path / "twice", held_out=4)
+    names = [plan.arrays.train_names[i] for i in plan.kept]
+    assert len(names) == 20 and not {"022.png", "023.png"} & set(names)
+    assert "2 images that repeat a held-out one byte for byte are left out" in plan.text()
+    assert "2 training images repeat another one byte for byte" in plan.text()
+
+
+def test_missing_masks_and_folders_of_masks_are_no_silent_zeros(trained, tmp_path):
+    root, detector = copied(trained, tmp_path)
+    shutil.copytree(root / "test", tmp_path / "kinds")
+    masks = tmp_path / "kinds" / "masks"
+    masks.mkdir()
+    Image.new("L", (48, 40), 255).save(masks / "00.png")
+    found = own.evaluate(detector, tmp_path / "kinds")
+    assert found["anomalous"] == 4 and "masks are expected in ground_truth/<kind> (masks)" in found["remarks"][0]
+    masks.rename(tmp_path / "kinds" / "ground_truth")
+    (tmp_path / "kinds" / "ground_truth" / "stripe").mkdir()
+    (tmp_path / "kinds" / "ground_truth" / "00.png").rename(tmp_path / "kinds" / "ground_truth" / "stripe" / "00.png")
+    done = inline("evaluate", detector, "--data", tmp_path / "kinds")
+    assert done.returncode == 1 and "stripe/01.png: no mask of this stem" in done.stderr
+
+
+def test_a_threshold_inside_regions_is_not_used_outside(trained, tmp_path):
+    root, detector = copied(trained, tmp_path)
+    calibration = json.loads((detector / "calibration.json").read_text())
+    (detector / "calibration.json").write_text(json.dumps(calibration | {"regions": True}))
+    done = inline("evaluate", detector, "--data", root / "test")
+    assert done.returncode == 1 and "no regions of interest" in done.stderr
+
+
+def test_an_evaluation_of_another_threshold_is_not_exported(trained, tmp_path):
+    root, detector = copied(trained, tmp_path)
+    own.evaluate(detector, root / "test")
+    own.calibrate(detector, rate=0.5)
+    done = inline("export", detector)
+    assert done.returncode == 0 and "evaluate again, then export" in done.stdout
+    assert json.loads((detector / "export" / "metadata.json").read_text())["evaluation"] is None
+
+
+def test_of_one_class_the_reason_is_said(trained, tmp_path):
+    root, detector = copied(trained, tmp_path)
+    shutil.copytree(root / "test" / "OK", tmp_path / "one" / "ok")
+    done = inline("evaluate", detector, "--data", tmp_path / "one")
+    assert done.returncode == 0 and "no AUROC: only normal images" in done.stdout, done.stderr
+
+
+def test_two_processes_do_not_train_in_one_folder(folders, tmp_path):
+    with Lock(tmp_path / ".d.lock"):
+        done = inline("train", "--method", "ganomaly", "--data", folders / "normal", "--output", tmp_path / "d", *SMALL)
+    assert done.returncode == 1 and "is being trained by process" in done.stderr
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("status.json", "{", "status.json is damaged"),
+        ("config.json", '{"method": "gan', "config.json is damaged"),
+        ("config.json", "[]", "config.json is damaged"),
+        ("config.json", '{"method": "else"}', "no detector that `ganspect train` has made"),
+        ("data.json", None, "no detector that `ganspect train` has made"),
+        ("calibration.json", "{}", "calibration.json is damaged"),
+        ("checkpoints/calibrated.npz", "PK", "calibrated.npz is damaged"),
+    ],
+)
+def test_a_damaged_detector_is_one_line(trained, tmp_path, name, content, words):
+    root, detector = copied(trained, tmp_path)
+    (detector / name).unlink()
+    if content is not None:
+        (detector / name).write_text(content)
+    done = inline("evaluate", detector, "--data", root / "test")
+    assert done.returncode == 1 and words in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_output_that_cannot_be_written_is_one_line(folders, tmp_path):
+    (tmp_path / "file").write_text("")
+    line = ("train", "--method", "ganomaly", "--data", folders / "normal", "--output", tmp_path / "file" / "d", *SMALL)
+    done = inline(*line)
+    assert done.returncode == 1 and "file" in done.stderr and done.stderr.count("\n") == 1

@@ -194,3 +194,28 @@ def test_a_phone_needs_no_horizontal_scrolling(opened, scheme):
         ground, ink = (view.evaluate(f"getComputedStyle(document.body).{x}") for x in ("backgroundColor", "color"))
         brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ground, ink)]
         assert (brightness[0] > brightness[1]) == (scheme == "light")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("status.json", '{"state": '),
+        ("metrics.json", '{"protocols"'),
+        ("curves.json", "["),
+        ("manifest.json", None),
+        ("history.csv", "epoch,step\n"),
+    ],
+)
+def test_a_damaged_run_is_named_and_left_out(tmp_path, capsys, name, content):
+    from ganspect.reproduce.cli import main
+
+    sound, spoilt = (store(tmp_path, "cbigan", seed=seed) for seed in (0, 1))
+    if content is None:
+        (spoilt.path / name).unlink()
+    else:
+        (spoilt.path / name).write_text(content)
+    assert [cell.seed for cell in cells(tmp_path)] == [0]
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and str(spoilt.path / name) in said
+    assert main(["report", "cbigan", "--runs-dir", str(tmp_path)]) == 0
+    assert "seed_0" in (tmp_path / "cbigan" / "report.html").read_text(encoding="utf-8")

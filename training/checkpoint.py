@@ -5,6 +5,9 @@ exact resume needs besides the epoch and the step, because data order and augmen
 index).
 """
 
+import zipfile
+import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +19,7 @@ LOSS = "loss/"
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that does not fit the model."""
+    """A checkpoint that is damaged or does not fit the model."""
 
 
 class NotFinite(RuntimeError):
@@ -62,10 +65,14 @@ def save_state(path, variables, epoch, step=0, losses=None):
 
 
 def position_of(path):
-    """`(epoch, step)` of a checkpoint; `(0, 0)` where there is none."""
+    """`(epoch, step)` of a checkpoint; `(0, 0)` where there is none.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
     if not path.exists():
         return 0, 0
-    with np.load(path, allow_pickle=False) as stored:
+    with _opened(path) as stored:
         return int(stored["epoch"]), int(stored["step"]) if "step" in stored.files else 0
 
 
@@ -76,9 +83,9 @@ def load_state(path, variables):
     be scored and exported with TensorFlow; trained on there, it draws other random numbers.
 
     Raises:
-        CheckpointError: the file holds another number of variables, or one of another shape or dtype.
+        CheckpointError: the file is damaged, or holds another number of variables, or one of another shape or dtype.
     """
-    with np.load(path, allow_pickle=False) as stored:
+    with _opened(path) as stored:
         names = [name for name in stored.files if name.isdigit()]
         if len(names) != len(variables):
             raise CheckpointError(f"{path} holds {len(names)} variables, the model has {len(variables)}")
@@ -91,6 +98,18 @@ def load_state(path, variables):
     for v, value in zip(variables, values, strict=True):
         v.assign(value.astype(v.dtype))
     return position
+
+
+@contextmanager
+def _opened(path):
+    """The arrays of a checkpoint; what is wrong with the file itself becomes a `CheckpointError` that names it."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            yield stored
+    except FileNotFoundError:
+        raise
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise CheckpointError(f"{path} is damaged ({error})") from None
 
 
 def _fits(value, dtype):

@@ -7,6 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+class Damaged(RuntimeError):
+    """A stored file that cannot be read; the message names it."""
+
+
 @contextmanager
 def atomic_write(path, mode="w"):
     """Opens a temporary file beside `path`; on success it is flushed to disk and renamed to `path`.
@@ -64,6 +68,15 @@ def write_json(path, content):
 
 
 def read_json(path, default=None):
-    """The content of a JSON file, or `default` if it does not exist."""
+    """The content of a JSON file, or `default` if it does not exist.
+
+    Raises:
+        Damaged: it is no JSON.
+    """
     path = Path(path)
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
+    if not path.exists():
+        return default
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Damaged(f"{path} is damaged ({error})") from None

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ganspect.training.devices import ONE
-from ganspect.training.files import atomic_write, read_json, write_json
+from ganspect.training.files import Damaged, atomic_write, read_json, write_json
 
 PACKAGES = ("ganspect", "tensorflow", "keras", "jax", "numpy", "scipy", "scikit-image", "pillow")
 
@@ -144,6 +144,32 @@ class Run:
             if len(values) > 1:
                 found.append(f"trained in parts with {name} {' and '.join(values)}")
         return found
+
+    def damage(self):
+        """What keeps a stored run from being reported, with the file's name; empty where nothing does.
+
+        A run that is not finished needs a status alone, a finished one settings, manifest, history and metrics.
+        """
+        try:
+            finished = self.status["state"] == "finished"
+            config, manifest, metrics = self.config, self.manifest, self.metrics
+            for name in ("curves.json", "gallery.json"):
+                read_json(self.path / name)
+            rows = self.read_table("history.csv")
+        except (Damaged, OSError, csv.Error, UnicodeDecodeError) as error:
+            return str(error)
+        except (KeyError, TypeError):
+            return f"{self.path / 'status.json'} names no state"
+        if not finished:
+            return ""
+        numbered = all("epoch" in row and str(row["epoch"]).isdigit() for row in rows)
+        needed = (
+            ("config.json", isinstance(config, dict) and bool(config)),
+            ("manifest.json", isinstance(manifest, dict) and "command" in manifest),
+            ("history.csv", numbered and (bool(rows) or not (self.path / "history.csv").exists())),
+            ("metrics.json", isinstance(metrics, dict) and "protocols" in metrics),
+        )
+        return next((f"{self.path / name} is missing or damaged" for name, sound in needed if not sound), "")
 
     def restart(self):
         """Sets a stored run aside under the next free name `<path>.old<n>`: nothing is deleted."""
