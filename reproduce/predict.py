@@ -167,6 +167,9 @@ def _conclude(options, model, tiling, found, scorer, sheets, seconds):
         print(f"and {len(failed) - _NAMED} more, all in predictions.csv", file=sys.stderr)
     if failed:
         print(f"{len(failed)} of {len(scorer.rows)} files failed", file=sys.stderr)
+    for text in dict.fromkeys(text for text, _ in scorer.warned):
+        paths = [path for other, path in scorer.warned if other == text]
+        print(f"warning: {text}: {len(paths)} files, the first {printable(os.fspath(min(paths)))}", file=sys.stderr)
     if tiling and model.tiling and not model.tiling.get("exact", True):
         print(f"tiles: maps of {model.name} in tiles are close to those of whole images, not equal")
     if found.left_out:

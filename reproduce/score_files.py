@@ -155,6 +155,7 @@ class FileScorer:
     def __init__(self, model, output, regions=None, base="", threshold=None, tiling=None, batch_size=None,
                  images=True, maps=False):  # fmt: skip
         self.model, self.output, self.regions, self.base = model, Path(output), regions, base
+        self.warned = []  # (what is odd about a file that was scored all the same, its path)
         self.own_threshold = threshold is None
         self.threshold = model.threshold if threshold is None else threshold
         self.tiling, self.batch_size, self.images, self.maps = tiling, batch_size, images, maps
@@ -195,7 +196,9 @@ class FileScorer:
         """Decodes one file; whatever is wrong with it ends up in `error`."""
         item = self.items[index]
         try:
-            image = to_array(decode_image(item.path).image, self.model.channels)
+            decoded = decode_image(item.path)
+            self.warned.extend((text, item.path) for text in decoded.warnings)
+            image = to_array(decoded.image, self.model.channels)
             height, width = image.shape[:2]
             least = self.model.smallest
             if height < least[0] or width < least[1]:

@@ -210,3 +210,15 @@ def test_a_large_image_is_never_held_as_floats(tmp_path, tmp_path_factory):
     code, rise = peak_of(*arguments, "--tile", "512")
     print(f"36 megapixels in tiles: {rise / 1e6:.0f} MB")
     assert code == 0 and rise < 36e6 * 16  # image 1, map 4, a picture 3, strips and encoders
+
+
+def test_what_is_odd_about_a_scored_file_is_said(model, tmp_path):
+    """12-bit data in 16-bit files reads almost black: it is scored as in training, and named."""
+    (tmp_path / "in").mkdir()
+    dark = np.random.default_rng(0).integers(0, 4096, SIZE).astype(np.uint16)
+    for name in ("a", "b"):
+        Image.fromarray(dark).save(tmp_path / "in" / f"{name}.png")
+    done = predict(model, tmp_path / "in", "--output", tmp_path / "out")
+    assert done.returncode == 0
+    assert "12-bit data reads almost black, rescale it first: 2 files, the first " in done.stderr
+    assert done.stderr.count("warning:") == 1
