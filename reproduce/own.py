@@ -7,6 +7,8 @@ data.json          where the images are, which of them are held out, digests of 
 calibration.json   threshold, its rate of false alarms, scores of the held-out images
 evaluation/        metrics.json, scores.csv, histogram.png
 export/            the model: 1/ (SavedModel), metadata.json, README.md
+
+Beside it `.<name>.lock` says which process trains there (`training.locks`).
 """
 
 import dataclasses
