@@ -4,9 +4,8 @@
 
 FCBiGAN on 48-pixel patches, batch 32, a step of about 0.2 s at the default width on two cores with AVX-512. An epoch
 under `fit` has all that trainings have: the sampler's draws, `tf.data`, running means, the callbacks of a run with its
-checkpoint and history. After each, inside the same call of
-`fit`, the bare step is called as often on one batch that is there already. The first turn, with the tracing of both,
-is not timed; medians.
+checkpoint and history. After each, inside the same call of `fit`, the bare step is called as often on one batch that
+is there already. The first turn, with the tracing of both, is not timed; medians.
 """
 
 import argparse

@@ -62,6 +62,7 @@ _CLOUD_PLACES = (
 )
 NORMAL_NAMES = ("good", "ok", "normal")  # of folders of normal images, in lower case
 _REGION_SUFFIXES = ("_roi", "_mask")
+# Folders beside those of kinds that hold no test images, in lower case; image files that no reader here takes.
 _NO_KINDS = ("ground_truth", "groundtruth", "gt", "mask", "masks", "label", "labels", "annotations", "roi")
 _UNREAD = (".gif", ".jp2", ".jpe", ".jfif", ".heic", ".heif", ".avif", ".pgm", ".ppm", ".dcm", ".npy", ".raw", ".exr")
 _CLOUD_SHARE = 15  # one image in 15 is a normal test image where the archive is not split: 100 of 1500, as in the study

@@ -146,7 +146,7 @@ TABLE_NAMES = (*AUROC_TABLES, "1", "7", "roi", "bottleneck")
 CATEGORIES = ("hazelnut", "metal_nut", "pill", "cable", "bottle", "zipper")  # the last two beyond Tables 2 to 5
 SUBJECTS = tuple(Subject("mvtec_ad", name, TABLE_NAMES, 3, (128, 128)) for name in CATEGORIES)
 SYNTHETIC = (Subject(DATASET, "object", TABLE_NAMES, 3),)
-# Of images of 128 pixels: the pill's body, the ring of the bottle's mouth.
+# Of images of 128 pixels: the pill's body, the ring of the bottle's mouth. `SEEN` goes into the rows' notes.
 SEEN = dict(remark="chosen on training and test images, their coverage of the test masks seen")
 REGIONS = {
     ("mvtec_ad", "pill"): RegionRecipe("threshold", level=45, margin=1, **SEEN),

@@ -509,10 +509,8 @@ def _held_out_images(run, detector):
     chosen = tuple(sample for sample in category.train if sample.name in names)
     if len(chosen) < len(names):
         raise OwnError(f"{len(names) - len(chosen)} held-out images are gone from {data['folder']}; --normals FOLDER")
-    digests = data.get("digests", {})
-    changed = (
-        [s.name for s in chosen if check.digest_of(read_bytes(s.path)) != digests.get(s.name, "")] if digests else []
-    )
+    known = [sample for sample in chosen if sample.name in data.get("digests", {})]
+    changed = [s.name for s in known if check.digest_of(read_bytes(s.path)) != data["digests"][s.name]]
     if changed:
         raise OwnError(f"held-out images have changed since the training: {_named(changed)}; --normals FOLDER")
     arrays = data_arrays.load_arrays(
@@ -543,12 +541,8 @@ def _sound(category):
         DataError: a mask or region is missing or ambiguous, or a link leads nowhere.
     """
     if category.problems:
-        texts = [
-            f"{p.relative_to(category.root)}: {text}"
-            for p, text in category.problems
-            if p.is_relative_to(category.root)
-        ]
-        raise DataError(category.root, _named(texts or [text for _, text in category.problems]))
+        texts = [f"{path.relative_to(category.root)}: {text}" for path, text in category.problems]
+        raise DataError(category.root, _named(texts))
     return category
 
 

@@ -261,7 +261,8 @@ def _view_rows(paper, ours, subject, protocol, by_seed, view, printed):
         row["verdict"] = verdict(row, printed.get(_key(row)), limits)
         undefined = first["undefined"].get(metric) or first["undefined"].get(metric.split("_")[0])
         undefined = f"undefined: {undefined}" if undefined else ""
-        row["note"] = _texts(after, trained, interval, undefined, _beyond(paper, metric), ours.note, note)
+        said = _texts(after, trained, interval, undefined, _beyond(paper, metric), ours.note)
+        row["note"] = _texts(said, _that_bears_on(ours, metric, note))
         rows.append(Found(row, limits, by_run, images))
         for other in view.tables:  # that print the same value again
             key = _key(row | {"table": other})
@@ -271,6 +272,13 @@ def _view_rows(paper, ours, subject, protocol, by_seed, view, printed):
     if protocol == "clean":
         return rows
     return rows + _losses(paper, ours, common, by_seed, view, changes, _texts(after, trained, ours.note, note), printed)
+
+
+def _that_bears_on(ours, metric, note):
+    """A note without what it says of regions of interest, where neither training nor metric has to do with them."""
+    if ours.attends or metric in milestones.ROI_METRICS:
+        return note
+    return "; ".join(text for text in note.split("; ") if not text.startswith("regions of interest"))
 
 
 def _stopped(by_seed):
@@ -320,7 +328,7 @@ def _losses(paper, ours, common, by_seed, view, changes, note, printed):
             row |= {"value": value, "low": low, "high": high, "seeds": len(found)}
             limits = Limits(common["data"] != "paper", "", False, *map(bool, changes), view.share)
             row["verdict"] = verdict(row, printed.get(_key(row)), limits)
-            row["note"] = _texts(note, interval, _beyond(paper, metric))
+            row["note"] = _texts(_that_bears_on(ours, metric, note), interval, _beyond(paper, metric))
             rows.append(Found(row, limits, found, (0, 0)))
     return rows
 

@@ -301,3 +301,11 @@ def test_a_defect_is_marked_inside_the_region_and_not_outside():
         inside, outside = (marked(detector, attended, np.random.default_rng(1)) for attended in (True, False))
         assert normal < 0.01 and inside > 0.8, (seen is None, normal, inside)
         assert outside < 0.05 if seen else outside > 0.8, (seen is None, outside)
+
+
+def test_a_note_on_regions_stands_where_they_bear_on_the_value():
+    note = "resized; regions of interest made (chosen by eye): a ring; regions of interest made empty: 1 image"
+    attends, other = grdnet.METHODS["grdnet-case-2"], grdnet.METHODS["draem"]
+    assert tables._that_bears_on(other, "image_auroc", note) == "resized"
+    assert tables._that_bears_on(other, "image_auroc_roi", note) == note
+    assert tables._that_bears_on(attends, "image_auroc", note) == note
