@@ -110,15 +110,14 @@ TABLES = {
     ),
 }
 
-# The first table of all: study, and for each row the paper, its table, category, label, what is printed there and the
-# metric that judges it.
-GANOMALY_LETTER = "GANomaly as in the notebook"
+# Rows of the first table of all: study, paper, its table, category, label of the method, the data as shown, metric.
+AS_IN_NOTEBOOK = "GANomaly as in the notebook"
 HEADLINES = (
     ("CBiGAN (ICPR 2020)", "cbigan", "auroc", "objects", "CBiGAN", "pill, bottle", AUROC),
     ("CBiGAN (ICPR 2020)", "cbigan", "auroc", "textures", "CBiGAN", "grid", AUROC),
     ("FCBiGAN (thesis, 2021)", "fcbigan", "1", "nanofibres", "FCBiGAN", "nanofibres", PIXEL),
     ("FCBiGAN (thesis, 2021)", "fcbigan", "1", "nanofibres", "FCBiGAN, latents averaged", "nanofibres", PIXEL),
-    ("AnoGAN, GANomaly (2022)", "anogan_ganomaly", "figures", "casting", GANOMALY_LETTER, "casting", AUROC),
+    ("AnoGAN, GANomaly (2022)", "anogan_ganomaly", "figures", "casting", AS_IN_NOTEBOOK, "casting", AUROC),
     ("AnoGAN, GANomaly (2022)", "anogan_ganomaly", "figures", "casting", "GANomaly", "casting", AUROC),
     ("AnoGAN, GANomaly (2022)", "anogan_ganomaly", "figures", "casting", "AnoGAN", "casting", AUROC),
     *(
