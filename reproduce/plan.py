@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import os
 import shutil
 import sys
@@ -122,9 +123,10 @@ def describe(chosen, profile, found, runs, jobs=1):
             left = minutes_left(paper, cell, runs)
             minutes += left
             disk += method.of(paper, "checkpoint_megabytes")(config)
-            lines.append(
-                f"  {cell.name}: {100 * share:.3g} % of the schedule, {changed}; {standing(cell, runs)}, {_about(left)}"
-            )
+            unlike = _unlike(*_settings(paper, cell))
+            time = _about(left) + (f" at the profile's {', '.join(unlike)}" if unlike else "")
+            stored = standing(cell, runs)
+            lines.append(f"  {cell.name}: {100 * share:.3g} % of the schedule, {changed}; {stored}, {time}")
     cores = len(os.sched_getaffinity(0))
     side = f", {jobs} cells at once" if jobs > 1 else ""
     lines.append(
@@ -147,21 +149,37 @@ def standing(cell, runs):
 def minutes_left(paper, cell, runs):
     """About how many minutes a cell still takes: by the epochs that runs here have measured, else by the profile.
 
-    A run of the cell's own counts, or else one of another seed or category with the same method and number of epochs.
+    A run of the cell's own counts, or else one of the same method and settings; seed, category and the number of epochs
+    may be others. The profile's minutes are of its own settings: of these only the epochs are reckoned with.
     """
     run = Run(cell.folder(runs))
-    epochs = paper.METHODS[cell.method].config(**cell.settings).__dict__.get("epochs")
     status = run.status
     if status["state"] == "finished":
         return 0.0
-    done = status.get("epoch", 0)
+    settings, own = _settings(paper, cell)
+    epochs, done = settings.get("epochs"), status.get("epoch", 0)
     for other in [run, *(Run(p.parent) for p in sorted(run.path.parents[1].glob("*/seed_*/history.csv")))]:
         rows = other.read_table("history.csv")
-        if rows and epochs and other.config.get("epochs") == epochs:
+        if rows and epochs and not _unlike(other.config, settings):
             mean = sum(float(row["seconds"]) for row in rows) / len(rows)
-            rest = max(0.0, cell.profile.minutes - mean * epochs / 60)  # scoring and pictures
-            return mean * max(0, epochs - done) / 60 + (rest if status["state"] != "finished" else 0.0)
-    return cell.profile.minutes
+            rest = max(0.0, cell.profile.minutes - mean * own["epochs"] / 60)  # scoring and pictures
+            return mean * max(0, epochs - done) / 60 + rest
+    return cell.profile.minutes * (epochs / own["epochs"] if epochs else 1)
+
+
+def _settings(paper, cell):
+    """A cell's settings, and the ones that its profile would give it, as JSON stores them."""
+    method, reduced = paper.METHODS[cell.method], cell.profile.settings
+    reduced = reduced(cell.subject) if callable(reduced) else reduced
+    fixed = {} if callable(method.settings) else method.settings
+    own = {"channels": cell.subject.channels, **method.settings_for(cell.subject), **reduced, **fixed}
+    return tuple(json.loads(json.dumps(vars(method.config(**some)))) for some in (cell.settings, own))
+
+
+def _unlike(some, others):
+    """Names of the settings, but for seed, channels and epochs, that differ."""
+    names = {*some, *others} - {"seed", "channels", "epochs"}
+    return sorted(name for name in names if some.get(name) != others.get(name))
 
 
 def _about(minutes):

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,8 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ganspect.reproduce import fcbigan
 from ganspect.training.checkpoint import position_of
+from ganspect.training.files import write_json
 from ganspect.training.grid import lock_of
+from ganspect.training.run import Run
 
 TINY = (
     "--set width=4 patch_size=16 batch_size=4 patches_per_epoch=40 latent_size=8 filter_size=8 map_stride=8 "
@@ -118,6 +122,28 @@ def test_plan_prints_and_stops(tmp_path):
     done = inline("reproduce", "fcbigan", "--data-root", tmp_path, "--runs-dir", tmp_path / "runs", "--plan")
     assert done.returncode == 0 and "fibres seed 0" in done.stdout and "width 16" in done.stdout
     assert not (tmp_path / "runs").exists()
+
+
+def test_plan_reckons_with_the_epochs_and_with_runs_of_the_same_settings(tmp_path):
+    small_set(tmp_path)
+
+    def planned(*options):
+        places = ("--data-root", tmp_path, "--runs-dir", tmp_path / "runs")
+        done = inline("reproduce", "fcbigan", *places, "--plan", "--methods", "fcbigan", *options)
+        assert done.returncode == 0, done.stderr
+        words = " ".join(done.stdout.split())  # long lines are broken
+        return re.search(r"fibres seed 0: .*; new, (about .*) about \d+ minutes \(here", words)[1]
+
+    assert planned() == "about 40 minutes"
+    assert planned("--set", "epochs=30") == "about 80 minutes"
+    assert planned("--set", "epochs=30", "width=8") == "about 80 minutes at the profile's width"
+    settings = {**fcbigan.PROFILES["quick"]["fcbigan"].settings, "channels": 1, "seed": 1, "epochs": 9}
+    stored = Run(tmp_path / "runs/fcbigan/synthetic/fcbigan/fibres/seed_1")
+    stored.path.mkdir(parents=True)
+    write_json(stored.path / "config.json", vars(fcbigan.METHODS["fcbigan"].config(**settings)))
+    stored.write_table("history.csv", [{"epoch": 1, "seconds": 600}])
+    assert planned() == "about 150 minutes"
+    assert planned("--set", "width=8") == "about 40 minutes at the profile's width"
 
 
 def test_five_bad_files_in_one_message_and_nothing_trained(tmp_path):
