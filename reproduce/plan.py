@@ -160,7 +160,7 @@ def minutes_left(paper, cell, runs):
     epochs, done = settings.get("epochs"), status.get("epoch", 0)
     for other in [run, *(Run(p.parent) for p in sorted(run.path.parents[1].glob("*/seed_*/history.csv")))]:
         rows = other.read_table("history.csv")
-        if rows and epochs and not _unlike(other.config, settings):
+        if rows and epochs and not _unlike(settings, other.config):
             mean = sum(float(row["seconds"]) for row in rows) / len(rows)
             rest = max(0.0, cell.profile.minutes - mean * own["epochs"] / 60)  # scoring and pictures
             return mean * max(0, epochs - done) / 60 + rest
@@ -176,10 +176,9 @@ def _settings(paper, cell):
     return tuple(json.loads(json.dumps(vars(method.config(**some)))) for some in (cell.settings, own))
 
 
-def _unlike(some, others):
-    """Names of the settings, but for seed, channels and epochs, that differ."""
-    names = {*some, *others} - {"seed", "channels", "epochs"}
-    return sorted(name for name in names if some.get(name) != others.get(name))
+def _unlike(settings, stored):
+    """Names of the settings, but for seed, channels and epochs, that are stored otherwise or not at all."""
+    return sorted(name for name in {*settings} - {"seed", "channels", "epochs"} if stored.get(name) != settings[name])
 
 
 def _about(minutes):

@@ -140,7 +140,7 @@ def test_plan_reckons_with_the_epochs_and_with_runs_of_the_same_settings(tmp_pat
     settings = {**fcbigan.PROFILES["quick"]["fcbigan"].settings, "channels": 1, "seed": 1, "epochs": 9}
     stored = Run(tmp_path / "runs/fcbigan/synthetic/fcbigan/fibres/seed_1")
     stored.path.mkdir(parents=True)
-    write_json(stored.path / "config.json", vars(fcbigan.METHODS["fcbigan"].config(**settings)))
+    write_json(stored.path / "config.json", {**vars(fcbigan.METHODS["fcbigan"].config(**settings)), "curve": 8})
     stored.write_table("history.csv", [{"epoch": 1, "seconds": 600}])
     assert planned() == "about 150 minutes"
     assert planned("--set", "width=8") == "about 40 minutes at the profile's width"
