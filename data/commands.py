@@ -22,8 +22,7 @@ def list_text(data_root=None) -> str:
         except DataError as error:
             lines.append(f"{error}\n")
     for dataset, source in SOURCES.items():
-        lines += [f"{dataset}: {source.title}", f"  page     {source.page}", f"  licence  {source.licence}"]
-        lines += [f"  place    {source.place}", f"  used by  {source.used_by}"]
+        lines += [*source_lines(dataset), f"  used by  {source.used_by}"]
         lines += _counts_lines(dataset) + _found_lines(dataset, found, data_root)
     lines += [f"synthetic: {', '.join(CATEGORIES)}", "  written by `ganspect data make`, no download, free to use"]
     lines += _found_lines("synthetic", found, data_root)
@@ -31,6 +30,15 @@ def list_text(data_root=None) -> str:
         lines += [f"{dataset}: your own", *_found_lines(dataset, found, data_root)]
     lines.append("Nothing is downloaded: get a set from its page, accept its licence, unpack it under the data root.")
     return "\n".join(lines)
+
+
+def source_lines(dataset) -> list[str]:
+    """What a set is, its page, its licence and where it belongs, as lines; none for a set that is not a known one."""
+    if dataset not in SOURCES:
+        return []
+    source = SOURCES[dataset]
+    lines = [f"{dataset}: {source.title}", f"  page     {source.page}", f"  licence  {source.licence}"]
+    return [*lines, f"  place    {source.place}"]
 
 
 def check_text(path) -> tuple[str, int]:

@@ -182,10 +182,13 @@ def reproduce(options):
         found = plan.add_stand_ins(papers, found, options.runs_dir, options.categories)
         chosen = plan.cells_of(papers, profile, found, options)
     except (DataError, ValueError) as error:
-        return _refuse(str(error))
+        hint = "; `ganspect data list` says where to get the known sets" if isinstance(error, DataError) else ""
+        return _refuse(f"{error}{hint}")
     cells = [cell for some in chosen.values() for cell in some]
     if not cells:
-        return _refuse(plan.nothing_to_run(papers, found, options.data_root))
+        return _refuse(plan.nothing_to_run(papers, found, profile, options))
+    if absent := plan.not_in_profile(papers, profile, options.methods or ()):
+        print(plan.says(absent, profile), file=sys.stderr)
     console.print(plan.describe(chosen, profile, found, options.runs_dir, options.jobs))
     if options.plan:
         return DONE
@@ -212,7 +215,7 @@ def reproduce(options):
     for paper in papers:
         pages.write(paper, plan.every_cell(paper, options.runs_dir), options.runs_dir, console)
     pages.write_index([importlib.import_module(name) for name in PAPERS.values()], options.runs_dir)
-    return _conclude(outcomes, console)
+    return _conclude(outcomes, errors, console)
 
 
 def _run_grid(chosen, found, errors, options, console, preload):
@@ -265,15 +268,22 @@ def _ray_problem(options):
     return None
 
 
-def _conclude(outcomes, console):
-    """Prints what became of the cells; returns the exit code."""
+def _conclude(outcomes, errors, console):
+    """Prints what became of the cells; returns the exit code: none could run, some (or all) failed, or done.
+
+    Args:
+        outcomes: `training.grid.Outcome` of every cell.
+        errors: `{(dataset, category): message}` of unusable data.
+        console: `rich.console.Console`.
+    """
     from ganspect.reproduce.display import first_line, summary
 
     bad = [outcome for outcome in outcomes if not outcome.good]
     console.print(summary(outcomes), markup=False, highlight=False)
     for outcome in bad:
         print(f"{outcome.state}: {outcome.task.name}: {first_line(outcome.message)}", file=sys.stderr)
-    return UNUSABLE if bad and len(bad) == len(outcomes) else SOME_FAILED if bad else DONE
+    could_run = [o for o in outcomes if o.state != "refused" and o.message not in errors.values()]
+    return SOME_FAILED if bad and could_run else UNUSABLE if bad else DONE
 
 
 def report(options):

@@ -1,4 +1,7 @@
-"""The folder of an exported model: the SavedModel as `1/`, metadata.json and README.md, replaced as a whole."""
+"""The folder of an exported model: the SavedModel as `1/`, metadata.json and README.md, replaced as a whole.
+
+Only a folder that holds nothing else, but for copies that `models.convert` wrote, is ever replaced.
+"""
 
 import shutil
 from pathlib import Path
@@ -6,10 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from ganspect.evaluation import thresholds
+from ganspect.models import convert
 from ganspect.models.export import Calibration
 from ganspect.reproduce.model_card import card
-from ganspect.training.files import write_json
+from ganspect.training.files import Damaged, read_json, sync, write_json
 
+OURS = {"1", "metadata.json", "README.md", *convert.FILES}
 ORIGIN = ("data_fingerprint", "versions", "commit", "seed", "date")  # of the manifest, in metadata.json
 
 
@@ -34,7 +39,12 @@ def write(place, detector, calibration, metadata):
             something else in the folder.
     """
     place = Path(place)
-    temporary = place.with_name(f".{place.name}.part")
+    temporary, previous = (place.with_name(f".{place.name}.{word}") for word in ("part", "old"))
+    for folder in (place, previous):
+        if strange := _not_ours(folder):
+            raise NotExported(f"{folder} {strange}: nothing was written")
+    if previous.exists() and not place.exists():
+        previous.rename(place)  # killed between the two renames
     shutil.rmtree(temporary, ignore_errors=True)
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -54,23 +64,32 @@ def write(place, detector, calibration, metadata):
     }
     write_json(temporary / "metadata.json", written)
     (temporary / "README.md").write_text(card(written), encoding="utf-8")
-    _replace(temporary, place)
+    sync(temporary)
+    shutil.rmtree(previous, ignore_errors=True)
+    if place.exists():
+        place.rename(previous)
+    temporary.rename(place)
+    shutil.rmtree(previous, ignore_errors=True)
     return written
 
 
-def _replace(temporary, place):
-    """Renames the new folder to its place; an earlier model's is deleted, anything else is refused."""
-    previous = None
-    if place.exists():
-        if not (place / "metadata.json").exists() and any(place.iterdir()):
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise NotExported(f"{place} is not a model's folder and not empty: nothing was written")
-        previous = place.with_name(f".{place.name}.old")
-        shutil.rmtree(previous, ignore_errors=True)
-        place.rename(previous)
-    temporary.rename(place)
-    if previous:
-        shutil.rmtree(previous, ignore_errors=True)
+def _not_ours(place):
+    """Why a folder must not be replaced, as text; empty where it is a model's, empty or missing."""
+    if not place.exists():
+        return ""
+    if not place.is_dir():
+        return "is a file"
+    names = {path.name for path in place.iterdir()}
+    if not names:
+        return ""
+    try:
+        known = read_json(place / "metadata.json", {})
+    except (Damaged, OSError):
+        known = {}
+    if not (isinstance(known, dict) and {"format", "score", "calibration"} <= known.keys()):
+        return "is not a model's folder and not empty"
+    strangers = sorted(names - OURS)
+    return f"holds what is no model's ({', '.join(strangers[:3])})" if strangers else ""
 
 
 def from_normals(scores, peaks, cut, rate=0.05):

@@ -85,18 +85,35 @@ def cells_of(papers, profile, found, options):
     return chosen
 
 
-def nothing_to_run(papers, found, data_root):
-    """Why no cell can run; names every bad file where the data at hand cannot be used at all."""
-    from ganspect.data.commands import check_text
+def nothing_to_run(papers, found, profile, options):
+    """Why no cell can run: data that are not at hand, where to get them; every bad file; methods of other profiles."""
+    from ganspect.data.commands import check_text, source_lines
 
-    wanted = ", ".join(f"{s.dataset}/{s.category}" for p in papers for s in p.SUBJECTS)
-    text = f"no cell can run: {data_root} holds none of {wanted} that the options choose"
-    at_hand = ", ".join("/".join(key) for key in found)
-    text += f"; found: {at_hand}" if found else ""
-    if data_root is None or not found:
-        return text
-    checks = [check_text(path) for path in found.values()]
-    return "\n".join([text, *(message for message, code in checks if code)])
+    absent = not_in_profile(papers, profile, options.methods or ())
+    if options.methods and len(absent) == len(options.methods):
+        return f"no cell can run: {says(absent, profile)}"
+    lines = []
+    asked = [s for p in papers for s in p.SUBJECTS if not options.categories or s.category in options.categories]
+    place = options.data_root or "the built-in synthetic set (no --data-root was given)"
+    wanted = ", ".join(f"{s.dataset}/{s.category}" for s in asked) or "the categories"
+    text = f"no cell can run: {place} holds none of {wanted} that the options choose"
+    lines.append(text + ("; found: " + ", ".join("/".join(key) for key in found) if found else ""))
+    for dataset in dict.fromkeys(s.dataset for s in asked if (s.dataset, s.category) not in found):
+        lines += source_lines(dataset)
+    if options.data_root is not None:
+        lines += [message for message, code in map(check_text, found.values()) if code]
+    return "\n".join(lines)
+
+
+def not_in_profile(papers, profile, methods):
+    """Those of the methods asked for that a profile does not train."""
+    known = {name for paper in papers for name in paper.PROFILES[profile]}
+    return [name for name in methods if name not in known]
+
+
+def says(absent, profile):
+    """`not_in_profile` as a line."""
+    return f"profile {profile} does not train {', '.join(absent)}"
 
 
 def describe(chosen, profile, found, runs, jobs=1):

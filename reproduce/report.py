@@ -30,7 +30,7 @@ def write(paper, cells, runs, console):
     """
     folder = Path(runs) / paper.NAME
     rows = tables.measured(paper, cells, runs)
-    joined, claims = tables.joined(paper, rows), tables.claims(paper, rows)
+    joined, claims = tables.joined(paper, rows, tables.failures(paper, cells, runs)), tables.claims(paper, rows)
     write_csv(folder / "results.csv", rows, tables.COLUMNS)
     write_csv(folder / "tables.csv", formats.as_csv(joined))
     for name, text in (("md", formats.markdown(paper, joined, claims)), ("tex", formats.latex(paper, joined))):
@@ -72,7 +72,8 @@ def write_index(papers, runs):
             continue
         cells = plan.every_cell(paper, runs)
         states = [Run(cell.folder(runs)).status["state"] for cell in cells]
-        joined = tables.joined(paper, tables.measured(paper, cells, runs))
+        rows, failed = tables.measured(paper, cells, runs), tables.failures(paper, cells, runs)
+        joined = tables.joined(paper, rows, failed)
         entries.append(
             {
                 "name": paper.NAME,

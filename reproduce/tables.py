@@ -540,12 +540,30 @@ def describe_data(subject, found):
     return "; ".join(other) or "paper", "; ".join(n for n in notes if n not in other)
 
 
-def joined(paper, rows):
+def failures(paper, cells, runs):
+    """Why cells have no value, of those that failed or diverged.
+
+    Returns:
+        `{(label of the method and its score, data set, category): "failed (first line of the message)"}`
+    """
+    found = {}
+    for cell in cells:
+        status = Run(cell.folder(runs)).status
+        if status["state"] in ("failed", "diverged"):
+            method, reason = paper.METHODS[cell.method], (status.get("message") or "no message").splitlines()[0]
+            for suffix in method.of(paper, "scores").values():
+                place = (method.label + suffix, cell.subject.dataset, cell.subject.category)
+                found[place] = f"failed ({reason})"
+    return found
+
+
+def joined(paper, rows, failed=()):
     """The paper's tables: printed cells and ours side by side.
 
     Args:
         paper: the paper's script.
         rows: from `measured`.
+        failed: from `failures`; the verdicts of printed cells without a row.
 
     Returns:
         `{table: list of dicts}` with text fields: category, method, metric, printed, paper, clean, interval, verdict,
@@ -558,7 +576,7 @@ def joined(paper, rows):
     tables = {name: [] for name in paper.TABLES}
     for line in published(paper.NAME):
         key = _key(line)
-        tables[line["table"]].append(_line(paper, line, ours.pop(key, {}), key))
+        tables[line["table"]].append(_line(paper, line, ours.pop(key, {}), key, dict(failed)))
     for key, found in ours.items():
         if any(row["value"] is not None for row in found.values()):
             tables[key[0]].append(_line(paper, beside.get(key), found, key))
@@ -595,7 +613,7 @@ def _ranks(names):
     return {name: i for i, name in enumerate(dict.fromkeys(names))}
 
 
-def _line(paper, printed, found, key):
+def _line(paper, printed, found, key, failed=None):
     """One line of a printed table."""
     table, dataset, category, method, metric, epochs = key
     any_row = found.get("paper") or found.get("clean")
@@ -614,7 +632,8 @@ def _line(paper, printed, found, key):
     for protocol in ("paper", "clean"):
         text[protocol] = show(found[protocol]["value"], metric) if protocol in found else ""
     if any_row is None:
-        return text | {"verdict": _without_run(paper, printed), "interval": "", "budget": ""}
+        verdict = (failed or {}).get((method, dataset, category)) or _without_run(paper, printed)
+        return text | {"verdict": verdict, "interval": "", "budget": ""}
     low, high = any_row["low"], any_row["high"]
     text["interval"] = f"{show(low, metric)} to {show(high, metric)}" if low is not None else ""
     text["verdict"] = any_row["verdict"]

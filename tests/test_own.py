@@ -88,6 +88,21 @@ def test_each_command_on_what_the_one_before_left(trained, tmp_path):
     (tmp_path / "mine" / "notes.txt").write_text("keep")
     refused = inline("export", detector, "--output", tmp_path / "mine")
     assert refused.returncode == 1 and (tmp_path / "mine" / "notes.txt").read_text() == "keep"
+    model = tmp_path / "model"
+    shutil.copytree(detector / "export", model)
+    assert inline("export", detector, "--output", model).returncode == 0 and not (tmp_path / ".model.old").exists()
+    (model / "notes.txt").write_text("keep")
+    refused = inline("export", detector, "--output", model)
+    assert refused.returncode == 1 and "notes.txt" in refused.stderr and (model / "notes.txt").read_text() == "keep"
+    (model / "notes.txt").unlink()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "metadata.json").write_text("{}")
+    refused = inline("export", detector, "--output", tmp_path / "other")
+    assert refused.returncode == 1 and "not a model's folder" in refused.stderr
+    model.rename(tmp_path / ".model.old")  # killed between the two renames
+    (model.with_name(".model.part")).mkdir()
+    assert inline("export", detector, "--output", model).returncode == 0 and model.exists()
+    assert not list(tmp_path.glob(".model*"))
 
 
 def test_a_threshold_from_labelled_images_says_so(trained):

@@ -37,7 +37,7 @@ def atomic_write(path, mode="w"):
 
 
 def _sync_folder(folder):
-    """Makes a rename last through a power cut, where the system lets a folder be flushed."""
+    """Flushes a file or a folder, so that it lasts through a power cut; not where the system refuses for a folder."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -48,6 +48,13 @@ def _sync_folder(folder):
         pass
     finally:
         os.close(descriptor)
+
+
+def sync(folder):
+    """Flushes every file of a folder to disk, and the folders, before a rename that must not come first."""
+    for path in Path(folder).rglob("*"):
+        _sync_folder(path)
+    _sync_folder(folder)
 
 
 def remove_leftovers(folder):

@@ -14,6 +14,7 @@ import importlib.metadata
 import math
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -265,12 +266,23 @@ def make_manifest(seed, fingerprint, threads, backend, devices=ONE):
         "threads": threads,
         "devices": str(devices),
         "seed": seed,
-        "command": command_line(),
+        "command": command_line(backend),
         "data_fingerprint": fingerprint,
         "date": datetime.date.today().isoformat(),
     }
 
 
-def command_line():
-    """The command as a user would type it."""
-    return " ".join(["ganspect" if Path(sys.argv[0]).name in ("ganspect", "cli.py") else "python", *sys.argv[1:]])
+def command_line(backend="tensorflow"):
+    """The command as a user would type it, quoted for a shell; a backend other than TensorFlow stands before it.
+
+    A script of this project's is named as a module, any other by its file's name alone.
+    """
+    script = Path(sys.argv[0])
+    package = Path(__file__).resolve().parents[1]
+    program = ["python", script.name]
+    if script.name in ("ganspect", "cli.py"):
+        program = ["ganspect"]
+    elif script.resolve().is_relative_to(package / "reproduce"):
+        program = ["python", "-m", f"ganspect.reproduce.{script.stem}"]
+    setting = "" if backend == "tensorflow" else f"KERAS_BACKEND={backend} "
+    return setting + shlex.join([*program, *sys.argv[1:]])
