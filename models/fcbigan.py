@@ -28,6 +28,8 @@ from ganspect.models.detector import Detector
 AGGREGATIONS = ("max", "linear", "mahalanobis", "reconstruction", "discriminator")
 POOLINGS = 3  # [skal] three halvings: everything works in cells of 8x8 pixels
 CELL = 2**POOLINGS
+STRIDES = tuple(2**k for k in range(POOLINGS + 1))  # of D's map
+CONTEXT = 14  # pixels on each side that D's convolutions see around a patch
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,16 @@ class FCBiGANConfig:
     def __post_init__(self):
         if self.patch_size % CELL or self.patch_size < 2 * CELL:
             raise ValueError(f"patch_size must be a multiple of {CELL} and at least {2 * CELL}, not {self.patch_size}")
+        counts = ("channels", "width", "latent_size", "batch_size", "patches_per_epoch", "epochs", "filter_size")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.width % 4:
             raise ValueError(f"width must be a multiple of 4 (group normalisation), not {self.width}")
+        if self.patches_per_epoch < self.batch_size:
+            raise ValueError(f"patches_per_epoch {self.patches_per_epoch} are no batch of {self.batch_size}")
+        if self.map_stride not in STRIDES:
+            raise ValueError(f"map_stride must be one of {', '.join(map(str, STRIDES))}, not {self.map_stride}")
         if self.aggregation not in AGGREGATIONS:
             raise ValueError(f"aggregation must be one of {', '.join(AGGREGATIONS)}, not {self.aggregation!r}")
 
@@ -74,6 +84,11 @@ class FCBiGANConfig:
     @property
     def steps_per_epoch(self):
         return self.patches_per_epoch // self.batch_size
+
+
+def least_side(patch_size, stride):
+    """Least side of an image, pixels, that D's map at this stride can mirror as much of as it needs at the borders."""
+    return max(patch_size, CONTEXT + patch_size - patch_size // 2 + stride // 2)
 
 
 def normal(stddev=0.02):
@@ -323,7 +338,7 @@ class FCBiGAN(Detector):
         L_D's network slides over the fixed two-channel image [x, up(E(x))], as in the thesis' shift-and-stitch.
 
         Args:
-            images: float `[B, H, W, C]` in [-1, 1]; H and W at least `patch_size`.
+            images: float `[B, H, W, C]` in [-1, 1]; H and W at least `least_side(patch_size, stride)`.
             stride: of D's map (`config.map_stride` by default); a strided map is enlarged bilinearly before squaring.
 
         Returns:
@@ -356,14 +371,14 @@ class FCBiGAN(Detector):
         """`pixel_losses` of one uint8 image `[H, W, C]`, compiled: NumPy arrays without the batch axis.
 
         Raises:
-            ValueError: the image is smaller than a patch or has another number of channels.
+            ValueError: the image is smaller than `least_side` or has another number of channels.
         """
-        if image.ndim != 3 or image.shape[-1] != self.config.channels or min(image.shape[:2]) < self.config.patch_size:
-            raise ValueError(
-                f"expected [H, W, {self.config.channels}] with H and W at least {self.config.patch_size}, "
-                f"got {image.shape}"
-            )
         stride = stride or self.config.map_stride
+        least = least_side(self.config.patch_size, stride)
+        if image.ndim != 3 or image.shape[-1] != self.config.channels or min(image.shape[:2]) < least:
+            raise ValueError(
+                f"expected [H, W, {self.config.channels}] with H and W at least {least}, got {image.shape}"
+            )
         if stride not in self._compiled_evidence:
             self._compiled_evidence[stride] = self.compile_inference(
                 lambda x: self.pixel_losses(self.prepare(x), stride)
@@ -435,9 +450,8 @@ class FCBiGAN(Detector):
 
     @property
     def smallest(self):
-        """Least side of an image that is exported for, pixels: D's map mirrors as much of it at the borders."""
-        patch = self.config.patch_size
-        return max(patch, 14 + patch - patch // 2 + self.config.map_stride // 2)  # 14: the context of D's convolutions
+        """Least side of an image that is exported for, pixels."""
+        return least_side(self.config.patch_size, self.config.map_stride)
 
     def answer(self, images):
         """The headline map of images in 0..255 and its maximum; see `Detector`.

@@ -94,6 +94,9 @@ class GRDNetConfig:
         check_sizes(self)
         if self.stages < 1 or self.patch_size % 2 ** (self.stages - 1):
             raise ValueError(f"{self.stages} stages do not halve patches of {self.patch_size} pixels evenly")
+        for name in ("latent_channels", "latent_size", "patience", "textures"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.bottleneck not in ("conv", "dense"):
             raise ValueError(f'bottleneck must be "conv" or "dense", not {self.bottleneck!r}')
         if self.loss_case not in CASES:

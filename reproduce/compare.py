@@ -118,6 +118,8 @@ def _test(name, protocol, sides, runs_a, runs_b):
             found = stats.ttest_ind(sides[1], sides[0], equal_var=False)
         low, high = found.confidence_interval(0.95)
         return _shown(low, high, found.pvalue, kind)
+    if max(map(len, sides)) > 1:
+        return _shown(test=f"none: {len(sides[0])} and {len(sides[1])} seeds; a test takes 3 of each or more, or one")
     if protocol == "clean":
         return _shown(test="none: fewer than 3 seeds; see the paper protocol")
     a, b = (next(iter(runs.values())) for runs in (runs_a, runs_b))

@@ -38,7 +38,7 @@ def write(place, detector, calibration, metadata):
         NotExported: the method cannot be exported with its settings, the backend is not TensorFlow, or there is
             something else in the folder.
     """
-    place = Path(place)
+    place = Path(place).resolve()
     temporary, previous = (place.with_name(f".{place.name}.{word}") for word in ("part", "old"))
     for folder in (place, previous):
         if strange := _not_ours(folder):

@@ -22,9 +22,11 @@ from ganspect.data import arrays as data_arrays
 from ganspect.data import check, samples
 from ganspect.data.images import DataError, image_size, read_bytes
 from ganspect.evaluation import metrics, plots, thresholds
+from ganspect.models.fcbigan import least_side
 from ganspect.reproduce import anogan_ganomaly, cbigan, fcbigan, grdnet, runner, scoring
 from ganspect.reproduce.baselines import QUICK_FANOGAN
 from ganspect.reproduce.cells import parse_settings
+from ganspect.training.callbacks import Diverged
 from ganspect.training.checkpoint import load_state, position_of, save_state
 from ganspect.training.files import read_json, write_json
 from ganspect.training.locks import Held, Lock
@@ -71,11 +73,13 @@ class Offer:
 
 
 def _fcbigan(count, size):
-    patch = next((p for p in (48, 32, 16) if p <= min(size)), 0)
+    stride = 4
+    sides = {least_side(patch, stride): patch for patch in (16, 32, 48)}
+    patch = max((patch for side, patch in sides.items() if side <= min(size)), default=0)
     if not patch:
-        raise OwnError(f"images of {size[0]}x{size[1]} pixels are too small: FCBiGAN takes patches of 16 or more")
+        raise OwnError(f"images of {size[0]}x{size[1]} pixels are too small: FCBiGAN takes {min(sides)} or more")
     quick = fcbigan.PROFILES["quick"]["fcbigan"].settings
-    chosen = dict(patch_size=patch, map_stride=4, filter_size=min(48, 2 * (min(size) // 4)))
+    chosen = dict(patch_size=patch, map_stride=stride, filter_size=min(48, 2 * (min(size) // 4)))
     return quick | chosen | dict(latent_overlap="mean")  # the sum takes D out of the range of its training: its card
 
 
@@ -206,12 +210,12 @@ def plan(name, folder, overrides=(), seed=0, held_out=None):
         settings = settings | fixed | {"channels": category.channels, "seed": seed}
         settings |= parse_settings(overrides, offer.method.config)
         config = offer.method.config(**settings)
+        minutes = estimate(offer, config, len(kept))
     except OwnError:
         raise
     except ValueError as error:
         raise OwnError(f"{name}: {error}") from None
     arrays = data_arrays.load_arrays(category, config.channels, getattr(config, "image_size", None) or None)
-    minutes = estimate(offer, config, len(kept))
     return Plan(name, config, arrays, kept, held, minutes, digests, report.remarks())
 
 
@@ -255,7 +259,7 @@ def train(chosen, output, options, channel):
         ConfigMismatch: the folder holds a detector of other settings or images.
         Diverged: a loss became infinite.
         KeyboardInterrupt: SIGINT or SIGTERM came; the same command goes on.
-        OwnError: another process trains there.
+        OwnError: another process trains there, or a batch does not divide between the devices.
     """
     place = Path(output)
     try:
@@ -270,6 +274,8 @@ def _train(chosen, output, options, channel):
     import keras
 
     run, config, arrays = Run(output), chosen.config, chosen.arrays
+    if config.batch_size % options.devices.count:
+        raise OwnError(f"a batch of {config.batch_size} does not divide between {options.devices.count} devices")
     if options.force:
         run.restart()
     method = OFFERS[chosen.name].method
@@ -288,7 +294,14 @@ def _train(chosen, output, options, channel):
         detector.compile()
     held_out = runner.HeldOut(method, detector, runner.training_images(method, arrays, chosen.held_out))
     images = runner.training_images(method, arrays, chosen.kept)
-    runner.train(method, detector, images, held_out, run, channel, chosen.name, options.devices)
+    try:
+        runner.train(method, detector, images, held_out, run, channel, chosen.name, options.devices)
+    except KeyboardInterrupt:
+        run.set_status("interrupted")
+        raise
+    except Diverged as error:
+        run.set_status("diverged", message=str(error))
+        raise
 
 
 def stored_detector(folder, calibrated=False):

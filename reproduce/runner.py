@@ -39,7 +39,10 @@ def check_data(cells, found):
     for key in dict.fromkeys((cell.subject.dataset, cell.subject.category) for cell in cells):
         try:
             if found[key].suffix == ".npz":
-                data_arrays.load_pack(found[key])
+                pack = data_arrays.load_pack(found[key])
+                for name, images in (("training", pack.train), ("test", pack.test)):
+                    if not len(images):
+                        errors[key] = f"{found[key]}: no {name} image in this pack"
                 continue
             category = samples.scan(found[key], *key)
             report = check.check(category)
@@ -199,6 +202,7 @@ def train(method, detector, images, measurements, run, channel, title, devices, 
         if not (early and early.is_over()):
             fit(detector, stack, sampler, config.epochs, start, calls, devices)
     finally:  # an interrupted part counts as well
+        stop.on_train_end()
         spent = run.status.get("training_seconds", 0) + time.perf_counter() - began
         done = {"epoch": position_of(run.checkpoint)[0], "peak_megabytes": peak_megabytes(run)}
         run.set_status(run.status["state"], training_seconds=round(spent, 1), **done)

@@ -269,4 +269,4 @@ def _metrics(labels, scores, masks, maps, samples):
 def _without_repeats(arrays):
     """Indices of the test images that are not byte-identical to a training image."""
     repeated = set(arrays.duplicates)
-    return np.array([i for i, name in enumerate(arrays.test_names) if name not in repeated])
+    return np.array([i for i, name in enumerate(arrays.test_names) if name not in repeated], int)

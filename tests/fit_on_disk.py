@@ -1,6 +1,9 @@
-"""Trains one small network twice, on images in memory and on the same images on disk; a script for other backends."""
+"""Trains one small network on images in memory and on disk, in one go and stopped by a signal; for other backends."""
 
 import os
+import signal
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
@@ -13,6 +16,8 @@ from ganspect.data import on_disk
 from ganspect.data.patches import PatchSampler, stack_images
 from ganspect.models.detector import Detector
 from ganspect.models.optimizers import Adam
+from ganspect.training.callbacks import StopOnSignal
+from ganspect.training.checkpoint import load_state
 from ganspect.training.fit import fit
 
 
@@ -54,6 +59,53 @@ def trained(images, megabytes):
     return [keras.ops.convert_to_numpy(v) for v in detector.state], on_disk.is_on_disk(stack)
 
 
+class Signal(keras.callbacks.Callback):
+    """Sends a signal to this process behind the fourth batch, before the callbacks after it hear of that batch."""
+
+    left = 4
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Counts the batches down."""
+        self.left -= 1
+        if not self.left:
+            signal.raise_signal(signal.SIGTERM)
+
+
+class Means(keras.callbacks.Callback):
+    """Keeps the mean losses of each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = {}
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Takes them."""
+        self.found[epoch] = logs["loss"]
+
+
+def stopped(images, path):
+    """The state and the epochs' losses after two epochs in one go, and stopped in the second and resumed."""
+    stack, sizes = stack_images(images)
+    sampler, found = PatchSampler(sizes, 16, 24, 4), []
+    for stops in (False, True):
+        means, detector = Means(), Mean()
+        detector.compile()
+        if stops:
+            Signal.left = sampler.steps + 4
+            try:
+                fit(detector, stack, sampler, 2, callbacks=[Signal(), StopOnSignal(path, sampler.steps), means])
+            except KeyboardInterrupt:
+                detector = Mean()
+                detector.compile()
+                start = load_state(path, detector.state)
+                assert (start.epoch, start.step) == (1, 4), start
+                fit(detector, stack, sampler, 2, start, callbacks=[means])
+        else:
+            fit(detector, stack, sampler, 2, callbacks=[means])
+        found.append([*(keras.ops.convert_to_numpy(v) for v in detector.state), means.found[1]])
+    return found
+
+
 def main():
     """Compares the two.
 
@@ -68,6 +120,9 @@ def main():
     assert not all(np.array_equal(a, b) for a, b in zip(before, kept, strict=False))
     for a, b in zip(kept, from_disk, strict=True):
         np.testing.assert_array_equal(a, b)
+    with tempfile.TemporaryDirectory() as folder:
+        for a, b in zip(*stopped(images, Path(folder) / "last.npz"), strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,16 @@ def test_three_seeds_each_are_tested_by_their_spread(tmp_path):
     assert row["p"] == pytest.approx(stats.ttest_ind(values[1], values[0], equal_var=False).pvalue)
 
 
+def test_two_seeds_are_not_tested(tmp_path):
+    """The mean over seeds stands beside no test of one of them."""
+    for seed in range(2):
+        store(tmp_path / "a", seed=seed, skill=0.1, shown=False)
+        store(tmp_path / "b", seed=seed, skill=0.6, shown=False)
+    rows = by_metric(compare.compare([cbigan], tmp_path / "a", tmp_path / "b")[0])
+    assert all(row["verdict"] == "not tested" and np.isnan(row["low"]) for row in rows.values())
+    assert rows["image_auroc"]["test"].startswith("none: 2 and 2 seeds")
+
+
 def test_other_test_images_are_not_compared(folders, tmp_path):
     run = store(tmp_path / "c", skill=0.3)
     rows = run.read_table("scores_4.csv")

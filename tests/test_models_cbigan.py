@@ -183,6 +183,8 @@ def test_wrong_inputs_are_refused():
         ({"image_size": 200}, "no multiple"),
         ({"image_size": 64}, "no multiple"),
         ({"alpha": 1.5}, "alpha"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"ema_decay": 1.0}, "ema_decay"),
         ({"alpha": -0.1}, "alpha"),
         ({"score_weight": 0.15}, "score_weight"),
         ({"feature": "last"}, "feature"),

@@ -156,6 +156,14 @@ def test_wrong_inputs_are_refused(tiny, textures):
         tiny.evidence(np.zeros((8, 64, 1), "uint8"))
     with pytest.raises(ValueError, match="at least one"):
         tiny.calibrate([])
-    for wrong in ({"patch_size": 20}, {"width": 6}, {"aggregation": "mean"}):
+    for wrong in (
+        {"patch_size": 20},
+        {"width": 6},
+        {"width": 0},
+        {"batch_size": 0},
+        {"patches_per_epoch": 8},
+        {"map_stride": 3},
+        {"aggregation": "mean"},
+    ):
         with pytest.raises(ValueError):
             FCBiGANConfig(**wrong)

@@ -204,6 +204,7 @@ def test_a_phone_needs_no_horizontal_scrolling(opened, scheme):
         ("curves.json", "["),
         ("manifest.json", None),
         ("history.csv", "epoch,step\n"),
+        ("history.csv", None),
     ],
 )
 def test_a_damaged_run_is_named_and_left_out(tmp_path, capsys, name, content):

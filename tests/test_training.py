@@ -265,6 +265,11 @@ def test_changes_are_those_of_code(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/a.png").write_bytes(b"a")
     assert run_module.git_state(tmp_path / "training") == (head, False)
+    installed = tmp_path / "venv/lib/training"
+    installed.mkdir(parents=True)
+    (installed / "module.py").write_text("a = 1\n")
+    assert run_module.git_state(installed) == (None, None)  # a checkout of something else
+    (installed / "module.py").unlink()
     (tmp_path / "new.py").write_text("")
     assert run_module.git_state(tmp_path / "training") == (head, True)
     (tmp_path / "new.py").unlink()

@@ -55,10 +55,7 @@ class Recorder(keras.callbacks.Callback):
 
     def save(self, epoch):
         """Writes the checkpoint of an epoch that has ended."""
-        try:
-            save_state(self.run.checkpoint, self.model.state, epoch)
-        except NotFinite as error:
-            raise Diverged(f"{error} after epoch {epoch}; {self.kept()}") from None
+        _save(self.run.checkpoint, self.model, epoch, kept=self.kept())
         self.saved = epoch
         self.run.set_status("running", epoch=epoch)
 
@@ -70,6 +67,19 @@ class Recorder(keras.callbacks.Callback):
         """What is left to go on from."""
         kept = self.run.checkpoint.exists()
         return f"the checkpoint of epoch {self.saved} is kept" if kept else "there is no checkpoint"
+
+
+def _save(path, model, epoch, step=0, losses=None, kept="the checkpoint before it is kept"):
+    """Writes a checkpoint.
+
+    Raises:
+        Diverged: a variable is not finite; the file stays as it was.
+    """
+    try:
+        save_state(path, model.state, epoch, step, losses)
+    except NotFinite as error:
+        place = f"in epoch {epoch + 1}" if step else f"after epoch {epoch}"
+        raise Diverged(f"{error} {place}; {kept}") from None
 
 
 class RateSchedule(keras.callbacks.Callback):
@@ -101,6 +111,9 @@ class EarlyStop(keras.callbacks.Callback):
     Args:
         recorder: the `Recorder` of the same training, called before this one.
         best: path of the best checkpoint.
+
+    Raises:
+        Diverged: a variable that the best checkpoint would hold is not finite.
     """
 
     def __init__(self, recorder, best, patience=10, start=51):
@@ -119,7 +132,7 @@ class EarlyStop(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         errors = self.errors()
         if errors and min(errors, key=errors.get) == epoch + 1:
-            save_state(self.best, self.model.state, epoch + 1)
+            _save(self.best, self.model, epoch + 1)
         if self.is_over():
             self.model.stop_training = True
 
@@ -136,10 +149,11 @@ class StopOnSignal(keras.callbacks.Callback):
 
     Raises:
         KeyboardInterrupt: from the batch, or the end of the epoch, at which it leaves.
+        Diverged: a variable that the checkpoint would hold is not finite.
     """
 
     received = None
-    losses = None  # of the epoch's steps so far, where the loop keeps no running means
+    settle = None  # where the loop keeps the variables to itself: gives them to the model, returns the epoch's losses
 
     def __init__(self, checkpoint, steps):
         super().__init__()
@@ -150,6 +164,7 @@ class StopOnSignal(keras.callbacks.Callback):
             self.before = {s: signal.signal(s, self.stop) for s in (signal.SIGINT, signal.SIGTERM)}
 
     def on_train_end(self, logs=None):
+        """Gives the signals back to those who had them; called by who trains, too, where training ends otherwise."""
         for number, handler in self.before.items():
             signal.signal(number, handler)
         self.before = {}
@@ -168,13 +183,13 @@ class StopOnSignal(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if self.received:
             if position_of(self.checkpoint) != (epoch + 1, 0):  # the epoch has none of its own
-                save_state(self.checkpoint, self.model.state, epoch + 1)
+                _save(self.checkpoint, self.model, epoch + 1)
             self.leave()
 
     def leave(self, step=None):
         """Writes the checkpoint where there is none of this moment yet, and raises."""
         if step is not None:
-            save_state(self.checkpoint, self.model.state, self.epoch, step, self.losses)
+            _save(self.checkpoint, self.model, self.epoch, step, self.settle and self.settle())
         self.on_train_end()
         raise KeyboardInterrupt(self.received)
 

@@ -133,6 +133,12 @@ def _fit_jax(model, stack, sampler, epochs, start, callbacks, devices):
         everywhere = {"out_shardings": jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())} if mesh else {}
         return jax.jit(lambda values, rows: jax.lax.scan(one_step, values, rows), donate_argnums=0, **everywhere)
 
+    def settle():
+        """Gives the model the variables of now; returns the losses of the epoch so far, for a checkpoint."""
+        for v, value in zip(model.state, values, strict=True):
+            v.assign(jax.numpy.array(value if mesh is None else np.asarray(value)))
+        return _joined(parts)
+
     images = None if is_on_disk(stack) else placed(jax.numpy.asarray(stack))
     # On a CPU XLA runs convolutions inside a loop on one thread and without its fast kernels: 60 times slower.
     longest = 1 if jax.default_backend() == "cpu" or images is None else LONGEST_CALL
@@ -140,6 +146,9 @@ def _fit_jax(model, stack, sampler, epochs, start, callbacks, devices):
     params = {"epochs": epochs, "steps": sampler.steps, "verbose": 0}
     calls = keras.callbacks.CallbackList(list(callbacks), model=model, **params)
     model.stop_training = False
+    for call in callbacks:
+        if hasattr(call, "settle"):
+            call.settle = settle
     calls.on_train_begin()
     run = None
     for epoch in range(start.epoch, epochs):
@@ -151,7 +160,7 @@ def _fit_jax(model, stack, sampler, epochs, start, callbacks, devices):
         calls.on_epoch_begin(epoch)
         drawn = sampler.draws(epoch)
         values = placed([jax.numpy.array(v.value) for v in model.state])
-        parts = [start.losses] if model.entered_at else []
+        parts = [start.losses] if model.entered_at and start.losses else []  # TensorFlow's checkpoints hold none
         for step in range(model.entered_at, sampler.steps, length):
             rows = {name: table[step : step + length] for name, table in drawn.items()}
             if images is None:
@@ -159,11 +168,6 @@ def _fit_jax(model, stack, sampler, epochs, start, callbacks, devices):
                 rows = {name: table[None] for name, table in {**row, "stack": part}.items()}
             values, losses = run(values, placed(rows, None, "batch"))
             parts.append({name: np.asarray(x) for name, x in losses.items()})
-            for call in callbacks:
-                if getattr(call, "received", None):  # it is about to leave: what a checkpoint of now needs
-                    call.losses = _joined(parts)
-                    for v, value in zip(model.state, values, strict=True):
-                        v.assign(jax.numpy.array(value if mesh is None else np.asarray(value)))
             calls.on_train_batch_end(step + length - 1 - model.entered_at, _means(parts))
             if model.stop_training:
                 break

@@ -167,16 +167,17 @@ class Run:
         needed = (
             ("config.json", isinstance(config, dict) and bool(config)),
             ("manifest.json", isinstance(manifest, dict) and "command" in manifest),
-            ("history.csv", numbered and (bool(rows) or not (self.path / "history.csv").exists())),
+            ("history.csv", numbered and bool(rows)),
             ("metrics.json", isinstance(metrics, dict) and "protocols" in metrics),
         )
         return next((f"{self.path / name} is missing or damaged" for name, sound in needed if not sound), "")
 
     def restart(self):
         """Sets a stored run aside under the next free name `<path>.old<n>`: nothing is deleted."""
-        if self.path.exists():
-            n = next(n for n in range(1, 10_000) if not self.path.with_name(f"{self.path.name}.old{n}").exists())
-            os.rename(self.path, self.path.with_name(f"{self.path.name}.old{n}"))
+        path = self.path.resolve()
+        if path.exists():
+            n = next(n for n in range(1, 10_000) if not path.with_name(f"{path.name}.old{n}").exists())
+            os.rename(path, path.with_name(f"{path.name}.old{n}"))
 
     def read_table(self, name):
         """Rows of a CSV file of the run as dicts of strings; empty if there is none."""
@@ -209,7 +210,8 @@ def write_csv(path, rows, columns=None):
 def git_state(folder):
     """Commit and whether the checkout differs from it; of an archive of a commit the commit alone, else neither.
 
-    Files that git does not know differ only if they are Python: data and runs may lie in a checkout.
+    Files that git does not know differ only if they are Python: data and runs may lie in a checkout. The checkout of
+    something else, which this project is merely installed in, is none.
     """
 
     def git(*arguments):
@@ -217,18 +219,19 @@ def git_state(folder):
         return done.stdout.strip() if done.returncode == 0 else None
 
     try:
-        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+        commit = git("rev-parse", "HEAD") if git("ls-files", "--", ".") else None
+        changes = git("status", "--porcelain", "--untracked-files=no")
         changes = changes or git("ls-files", "--others", "--exclude-standard", "--", ":/*.py")
     except (OSError, subprocess.TimeoutExpired):
         commit = changes = None
     if commit is None and (folder / STAMP).exists():
         stamp = (folder / STAMP).read_text(encoding="utf-8").strip()
         return (None if stamp.startswith("$") else stamp), None
-    return commit, None if changes is None else bool(changes)
+    return commit, None if commit is None or changes is None else bool(changes)
 
 
 def processor():
-    """Name of the processor, or of the accelerator that JAX sees, and the number of cores this process may use."""
+    """Name of the processor, or of the accelerator that the backend sees, and the number of cores of this process."""
     names = [platform.processor() or platform.machine()]
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
@@ -237,6 +240,10 @@ def processor():
         pass
     if "jax" in sys.modules:
         names = [d.device_kind for d in sys.modules["jax"].devices() if d.platform != "cpu"][:1] or names
+    elif "tensorflow" in sys.modules:
+        config = sys.modules["tensorflow"].config
+        gpus = [config.experimental.get_device_details(gpu) for gpu in config.list_physical_devices("GPU")]
+        names = [gpu.get("device_name", "GPU") for gpu in gpus][:1] or names
     return f"{names[0]}, {len(os.sched_getaffinity(0))} cores"
 
 
