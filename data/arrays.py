@@ -178,9 +178,14 @@ def draw_test(arrays: CategoryArrays, normals: int, anomalies: int, seed: int = 
         return arrays
     total = [int((arrays.labels == label).sum()) for label in (0, 1)]
     note = f"one draw of {len(kept[0])} + {len(kept[1])} of the {total[0]} + {total[1]} test images"
+    return replace(with_test(arrays, chosen), notes=(*arrays.notes, note))
+
+
+def with_test(arrays: CategoryArrays, chosen) -> CategoryArrays:
+    """The category with the test images of these indices alone."""
     parts = {name: [getattr(arrays, name)[i] for i in chosen] for name in ("test", "test_names", "defects", "masks")}
     rois = None if arrays.rois is None else [arrays.rois[i] for i in chosen]
-    return replace(arrays, **parts, labels=arrays.labels[chosen], rois=rois, notes=(*arrays.notes, note))
+    return replace(arrays, **parts, labels=arrays.labels[chosen], rois=rois)
 
 
 def save_pack(arrays: CategoryArrays, path) -> Path:

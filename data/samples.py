@@ -525,7 +525,7 @@ def _bare_stem(path: Path, suffixes: Sequence[str]) -> str:
 
 
 def scan_kinds(path) -> Category | None:
-    """A folder with one folder of images for each kind as a category of test images; None where there is none.
+    """A folder with a folder of images for each kind, or `test/<kind>`, as a category of test images; None if neither.
 
     The images of a folder named as in `NORMAL_NAMES`, in any case, are normal, those of others anomalous. Masks are
     matched in `ground_truth/<kind>`, as in MVTec's layout, and regions of interest in `roi/test/<kind>`. Folders that
@@ -534,14 +534,16 @@ def scan_kinds(path) -> Category | None:
     root = Path(path)
     if not root.is_dir():
         return None
-    folder = _Folder(root)
-    for child in _folders(root):
+    folder, base = _Folder(root), root / "test" if (root / "test").is_dir() and _folders(root / "test") else root
+    for child in _folders(base):
         if child.name.lower() in _NO_KINDS or not _holds_images(child):
             if child.name not in ("ground_truth", "roi") and _holds_images(child):
                 folder.ignored.append((child, "not read: masks are expected in ground_truth/<kind>"))
             continue
         kind = _kind(child)
-        folder.add(child.name, "test", kind, None if kind == "good" else f"ground_truth/{child.name}")
+        folder.add(
+            child.relative_to(root).as_posix(), "test", kind, None if kind == "good" else f"ground_truth/{child.name}"
+        )
     if not folder.samples:
         return None
     folder.share_region()

@@ -34,6 +34,7 @@ def region_metrics(
     maps: Sequence,
     regions: Sequence | None,
     threshold: float | None = None,
+    image_threshold: float | None = None,
 ) -> dict:
     """Detection and localisation inside the regions, and the alarms raised inside and outside.
 
@@ -51,9 +52,12 @@ def region_metrics(
         regions: bool `[H, W]` each; None for an image, or for all: everything is inside.
         threshold: of a pixel, from held-out normals; a pixel at or above it is an alarm. The shares of alarms are NaN
             without one.
+        image_threshold: of an image's score inside its region, from held-out normals.
 
     Returns:
-        `image_auroc_roi`, `image_ap_roi`, `image_f1_max_roi`, `pixel_auroc_roi`, `pixel_aupr_roi`, `pixel_f1_max_roi`,
+        `image_auroc_roi`, `image_ap_roi`, `image_f1_max_roi`, `image_accuracy_oracle_roi`,
+        `image_balanced_accuracy_oracle_roi` (the last three at the best threshold), with an `image_threshold` also
+        `image_balanced_accuracy_roi`; `pixel_auroc_roi`, `pixel_aupr_roi`, `pixel_f1_max_roi`,
         `pixel_aupro_0.30_roi`, `pixel_aupimo_roi`; `false_alarms_inside`,
         `false_alarms_outside` (share of normal pixels at or above the threshold), `marked_inside`, `marked_outside`
         (share of defect pixels at or above it); the counts `images_inside` (in the image metrics), `images_outside`
@@ -63,7 +67,7 @@ def region_metrics(
         ValueError: unequal lengths or shapes, labels other than 0 and 1, scores that are not finite, a threshold that
             is NaN.
     """
-    if threshold is not None and math.isnan(threshold):
+    if any(cut is not None and math.isnan(cut) for cut in (threshold, image_threshold)):
         raise ValueError("the threshold is NaN")
     (labels,), (scores,) = ranks.as_images(labels, scores)
     masks = [None] * len(maps) if masks is None else masks
@@ -73,14 +77,14 @@ def region_metrics(
     regions = _filled(maps, regions)
     known = [i for i, mask in enumerate(masks) if mask is not None]
     ranks.survey([masks[i] for i in known], [maps[i] for i in known])  # refuses wrong shapes and scores, outside too
-    found, undefined = _image_metrics(labels, scores, masks, regions)
+    found, undefined = _image_metrics(labels, scores, masks, regions, image_threshold)
     for part, reasons in (_pixel_metrics(masks, maps, regions), _alarms(masks, maps, regions, threshold)):
         found |= part
         undefined |= reasons
     return {**found, "undefined": undefined}
 
 
-def _image_metrics(labels, scores, masks, regions) -> tuple[dict, dict]:
+def _image_metrics(labels, scores, masks, regions, threshold) -> tuple[dict, dict]:
     empty = np.array([not region.any() for region in regions], bool)
     met = np.array([mask is None or np.any((np.asarray(mask) != 0)[region]) for mask, region in _pairs(masks, regions)])
     outside = (np.asarray(labels) != 0) & ~met.astype(bool)
@@ -92,9 +96,16 @@ def _image_metrics(labels, scores, masks, regions) -> tuple[dict, dict]:
     }
     labels, scores = labels[kept], scores[kept]
     reason = metrics.why_undefined(labels)
-    values = (metrics.image_auroc(labels, scores), metrics.image_ap(labels, scores), metrics.f1_max(labels, scores)[0])
-    names = ("image_auroc_roi", "image_ap_roi", "image_f1_max_roi")
-    return dict(zip(names, values, strict=True)) | counts, dict.fromkeys(names, reason) if reason else {}
+    found = {
+        "image_auroc_roi": metrics.image_auroc(labels, scores),
+        "image_ap_roi": metrics.image_ap(labels, scores),
+        "image_f1_max_roi": metrics.f1_max(labels, scores)[0],
+        "image_accuracy_oracle_roi": math.nan if reason else metrics.accuracy_oracle(labels, scores)[0],
+        "image_balanced_accuracy_oracle_roi": metrics.balanced_accuracy_oracle(labels, scores)[0],
+    }
+    if threshold is not None:
+        found["image_balanced_accuracy_roi"] = metrics.balanced_accuracy(labels, scores, threshold)
+    return found | counts, dict.fromkeys(found, reason) if reason else {}
 
 
 def _pixel_metrics(masks, maps, regions) -> tuple[dict, dict]:

@@ -7,7 +7,8 @@ reaches; its last epoch, where it is none of them, stands for the next one above
 from dataclasses import dataclass
 
 ROI_METRICS = (
-    *("image_auroc_roi", "image_ap_roi", "image_f1_max_roi", "pixel_auroc_roi", "pixel_aupr_roi"),
+    *("image_auroc_roi", "image_ap_roi", "image_f1_max_roi", "image_accuracy_oracle_roi"),
+    *("image_balanced_accuracy_oracle_roi", "image_balanced_accuracy_roi", "pixel_auroc_roi", "pixel_aupr_roi"),
     *("pixel_aupro_0.30_roi", "pixel_aupimo_roi", "pixel_f1_max_roi"),
     *("marked_inside", "marked_outside", "false_alarms_inside", "false_alarms_outside"),
 )

@@ -22,6 +22,7 @@ from ganspect.data import arrays as data_arrays
 from ganspect.data import check, samples
 from ganspect.data.images import DataError, image_size, read_bytes
 from ganspect.evaluation import metrics, plots, thresholds
+from ganspect.evaluation.regions import region_metrics
 from ganspect.models.fcbigan import least_side
 from ganspect.reproduce import anogan_ganomaly, cbigan, fcbigan, grdnet, runner, scoring
 from ganspect.reproduce.baselines import QUICK_FANOGAN
@@ -475,6 +476,8 @@ def evaluate(folder, data):
         for defect in sorted(set(arrays.defects) - {"good"})
         if (rows := np.array(arrays.defects) == defect).any()
     }
+    if inside:
+        found["inside"] = _inside_regions(detector, arrays, evidence, scores, cut)
     found["remarks"] = remarks
     place = run.path / "evaluation"
     place.mkdir(exist_ok=True)
@@ -486,6 +489,17 @@ def evaluate(folder, data):
     figure = plots.score_histograms(scores[labels == 0], scores[labels == 1], f"{detector.name}: {name}", threshold=cut)
     plots.save_figure(figure, place / "histogram.png")
     return found
+
+
+def _inside_regions(detector, arrays, evidence, scores, cut):
+    """`evaluation.regions.region_metrics` of labelled images; what is not defined is None, with its reason.
+
+    Beside them the figures of `evaluate` count an image whose defect lies wholly outside its region as anomalous.
+    """
+    name = _map_name(detector)
+    maps = [detector.map_from(e, name) for e in evidence]
+    values = region_metrics(arrays.labels, scores, arrays.masks, maps, arrays.rois, image_threshold=cut)
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}
 
 
 def _scores(detector, images, regions):
@@ -609,6 +623,11 @@ def _labelled(folder, detector, run, inside, remarks):
         raise OwnError(
             f"{folder}: no regions of interest (roi/, roi.png); the detector's threshold is of scores inside such"
         )
+    if inside:
+        full = [i for i, region in enumerate(arrays.rois) if region is None or region.any()]
+        if len(full) < len(arrays.rois):
+            remarks.append(f"{len(arrays.rois) - len(full)} images with an empty region of interest left out")
+            arrays = data_arrays.with_test(arrays, full)
     if arrays.rois and not inside and _attends(detector):
         remarks.append("regions of interest are passed over: the threshold is of scores without")
     return arrays

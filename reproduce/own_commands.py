@@ -154,11 +154,24 @@ def evaluate(options):
             print(f"balanced accuracy at the threshold {found['image_balanced_accuracy']:.3f}")
         if "pixel_auroc" in found:
             print(f"pixel AUROC {found['pixel_auroc']:.3f}, pixel AUPR {found['pixel_aupr']:.3f}")
+        if "inside" in found:
+            _inside(found["inside"])
         print(f"scores, metrics, histogram: {options.detector}/evaluation")
         _next("export", options.detector)
         return DONE
 
     return _guarded(options.threads, work)
+
+
+def _inside(found):
+    """Prints what was measured inside regions of interest, where what lies outside does not count."""
+    outside, empty = found["images_outside"], found["images_empty"]
+    print(f"inside the regions of interest: {found['images_inside']} images", end="")
+    print(f" (left out: {outside} with defects wholly outside, {empty} with empty regions)")
+    names = {"image_auroc_roi": "image AUROC", "image_ap_roi": "average precision"}
+    names |= {"image_balanced_accuracy_roi": "balanced accuracy", "pixel_auroc_roi": "pixel AUROC"}
+    shown = [f"{text} {found[name]:.3f}" for name, text in names.items() if found.get(name) is not None]
+    print("  " + (", ".join(shown) or "undefined: one class only"))
 
 
 def export(options):

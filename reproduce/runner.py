@@ -137,7 +137,9 @@ def run_cell(paper, cell, path, run, channel, options, title):
     held_out = held_out if len(held_out) else kept
     if cell.profile.drawn:
         arrays = data_arrays.draw_test(arrays, *cell.profile.drawn)
-    normals = [arrays.train[i] for i in thinned(held_out, cell.profile.normals)]
+    scored = thinned(held_out, cell.profile.normals)
+    normals = [arrays.train[i] for i in scored]
+    normal_regions = [arrays.train_rois[i] for i in scored] if arrays.train_rois else None
     if len(normals) < len(held_out):
         note = f"thresholds from {len(normals)} of {len(held_out)} held-out normals"
         arrays = dataclasses.replace(arrays, notes=(*arrays.notes, note))
@@ -148,7 +150,7 @@ def run_cell(paper, cell, path, run, channel, options, title):
         "source_shape": data_arrays.smallest_image(path, *_key(cell), size),
     }
     held_out = training_images(method, arrays, thinned(held_out, cell.profile.normals))
-    measurements = Measurements(paper, cell, detector, arrays, normals, held_out, facts, run)
+    measurements = Measurements(paper, cell, detector, arrays, normals, held_out, facts, run, normal_regions)
     images = training_images(method, arrays, chosen)
     train(method, detector, images, measurements, run, channel, title, options.devices, options.checkpoint_every)
     shown = thinned(chosen, cell.profile.train) if cell.profile.train else ()
@@ -283,14 +285,15 @@ class Measurements(HeldOut):
         normals: held-out normal images, uint8 `[H, W, C]`.
         held_out: the same as the method trains on them (`training_images`).
         facts: stored with every set of metrics.
+        normal_regions: regions of interest of `normals`, where there are any.
     """
 
-    def __init__(self, paper, cell, detector, arrays, normals, held_out, facts, run):
+    def __init__(self, paper, cell, detector, arrays, normals, held_out, facts, run, normal_regions=None):
         method, profile = paper.METHODS[cell.method], cell.profile
         super().__init__(method, detector, held_out)
         self.arrays, self.normals, self.profile, self.run = arrays, normals, profile, run
         self.draws = None if profile.drawn else getattr(paper, "DRAWS", None)
-        self.facts = facts
+        self.facts, self.normal_regions = facts, normal_regions
         self.metrics = tuple(dict.fromkeys(m for t in paper.TABLES.values() for m in t["metrics"] if m in METRICS))
         epochs, points = detector.config.epochs, profile.curve
         self.epochs = {round(epochs * (i + 1) / points) for i in range(points)} - {epochs}
@@ -324,7 +327,14 @@ class Measurements(HeldOut):
         """Measures the test set after an epoch and stores its scores and metrics; returns the threshold of a pixel."""
         detector, arrays, names = self.detector, self.arrays, self.detector.score_names
         found, image_scores, cuts = scoring.measure(
-            detector, arrays, evidence, normal_evidence, names, intervals=True, draws=self.draws
+            detector,
+            arrays,
+            evidence,
+            normal_evidence,
+            names,
+            intervals=True,
+            draws=self.draws,
+            normal_regions=self.normal_regions,
         )
         threshold = scoring.normal_threshold(detector, normal_evidence, names[0])
         rows = [

@@ -6,6 +6,13 @@ import numpy as np
 
 from ganspect.evaluation import metrics, regions, statistics, thresholds
 
+# at the best thresholds of the test set
+BEST_INSIDE = (
+    "image_f1_max_roi",
+    "image_accuracy_oracle_roi",
+    "image_balanced_accuracy_oracle_roi",
+    "pixel_f1_max_roi",
+)
 ALL = ", all"  # suffix of the score over all test images, beside the one over random draws of them
 DRAWN_METRICS = {
     "image_auroc": metrics.image_auroc,
@@ -55,7 +62,9 @@ def score_category(detector, arrays, normals, stride=None, report=None):
     return evidence, of_normals, float(np.median(seconds))
 
 
-def measure(detector, arrays, evidence, normal_evidence, names, intervals=False, draws=None, samples=1000):
+def measure(
+    detector, arrays, evidence, normal_evidence, names, intervals=False, draws=None, samples=1000, normal_regions=None
+):
     """Metrics of each named score by each protocol.
 
     Args:
@@ -69,6 +78,7 @@ def measure(detector, arrays, evidence, normal_evidence, names, intervals=False,
         draws: `(normals, anomalies, times)`: the first score's metrics are means over so many random draws of test
             images, those of all images are stored as "<score>, all"; None: all images.
         samples: of a bootstrap.
+        normal_regions: bool `[H, W]` or None of each held-out normal image, where there are any.
 
     Returns:
         `({protocol: {score: {metric: value, "<metric>_low": ..., "<metric>_high": ...}}}, {score: image scores [N]},
@@ -116,13 +126,14 @@ def measure(detector, arrays, evidence, normal_evidence, names, intervals=False,
             found["paper"][name]["pixel_f1_max"] = None if np.isnan(value) else value
         if mapped and arrays.rois:
             cut = normal_threshold(detector, normal_evidence, name).value
-            inside = [
-                detector.score_from(e, name) if roi is None else detector.score_inside(e, roi, name)
-                for e, roi in zip(evidence, arrays.rois, strict=True)
-            ]
+            inside = _inside(detector, evidence, arrays.rois, name)
+            known = _inside(detector, normal_evidence, normal_regions, name) if normal_regions else []
+            known = known[np.isfinite(known)] if len(known) else known  # not of empty regions
+            of_image = thresholds.normal_quantile(known).value if len(known) else None
             for protocol, indices in kept.items():
-                _add_regions(found[protocol][name], arrays, np.array(inside), maps, indices, cut)
-            for best in ("image_f1_max_roi", "pixel_f1_max_roi"):  # at thresholds of the test set
+                image_cut = of_image if protocol == "clean" else None
+                _add_regions(found[protocol][name], arrays, inside, maps, indices, cut, image_cut)
+            for best in BEST_INSIDE:
                 found["clean"][name].pop(best, None)
         if draws and name == names[0]:
             for protocol, indices in kept.items():
@@ -154,11 +165,19 @@ def _drawn(whole, labels, scores, draws, cut):
     return out
 
 
-def _add_regions(found, arrays, inside, maps, indices, cut):
+def _inside(detector, evidence, regions, name):
+    """The scores of images inside their regions, where they have one."""
+    pairs = zip(evidence, regions, strict=True)
+    return np.array(
+        [detector.score_from(e, name) if r is None else detector.score_inside(e, r, name) for e, r in pairs]
+    )
+
+
+def _add_regions(found, arrays, inside, maps, indices, cut, image_cut):
     """Adds the metrics inside and outside the regions of interest; undefined ones as None, with their reasons."""
     inside = np.where(np.isfinite(inside), inside, np.nan)  # of an empty region
     parts = [[values[i] for i in indices] for values in (arrays.masks, maps, arrays.rois)]
-    values = regions.region_metrics(arrays.labels[indices], inside[indices], *parts, cut)
+    values = regions.region_metrics(arrays.labels[indices], inside[indices], *parts, cut, image_cut)
     found["undefined"] = found["undefined"] | values.pop("undefined")
     found |= {name: None if np.isnan(value) else value for name, value in values.items()}
 

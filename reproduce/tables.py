@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from ganspect.evaluation.statistics import seed_interval
+from ganspect.evaluation.thresholds import Threshold
 from ganspect.reproduce import milestones
 from ganspect.reproduce.cells import SYNTHETIC, departures
 from ganspect.training.run import Run
@@ -262,6 +263,8 @@ def _view_rows(paper, ours, subject, protocol, by_seed, view, printed):
         undefined = first["undefined"].get(metric) or first["undefined"].get(metric.split("_")[0])
         undefined = f"undefined: {undefined}" if undefined else ""
         said = _texts(after, trained, interval, undefined, _beyond(paper, metric), ours.note)
+        if len(by_run) == 1:
+            said = _texts(said, _of_threshold(metrics, label, suffixes, metric), _left_outside(first, metric))
         row["note"] = _texts(said, _that_bears_on(ours, metric, note))
         rows.append(Found(row, limits, by_run, images))
         for other in view.tables:  # that print the same value again
@@ -272,6 +275,28 @@ def _view_rows(paper, ours, subject, protocol, by_seed, view, printed):
     if protocol == "clean":
         return rows
     return rows + _losses(paper, ours, common, by_seed, view, changes, _texts(after, trained, ours.note, note), printed)
+
+
+def _of_threshold(metrics, label, suffixes, metric):
+    """How well held-out normals determine the threshold of a metric that is taken at theirs."""
+    if metric != "image_balanced_accuracy":
+        return ""
+    score = next(name for name, suffix in suffixes.items() if suffix == label)
+    found = metrics.get("image_thresholds", {}).get(score)
+    if not found:
+        return ""
+    known = {name: value for name, value in found.items() if value is not None}
+    cut = Threshold(**{"low": -math.inf, "high": math.inf, **known})
+    return f"threshold {cut.value:.6g}: {cut.note}"
+
+
+def _left_outside(found, metric):
+    """Which images the image metrics inside regions of interest leave out."""
+    if not (metric in milestones.ROI_METRICS and metric.startswith("image_")):
+        return ""
+    reasons = (("images_outside", "with defects wholly outside"), ("images_empty", "with empty regions"))
+    left = [f"{found[name]} images {words}" for name, words in reasons if found.get(name)]
+    return f"left out: {', '.join(left)}" if left else ""
 
 
 def _that_bears_on(ours, metric, note):

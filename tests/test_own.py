@@ -256,6 +256,34 @@ def test_a_threshold_inside_regions_is_not_used_outside(trained, tmp_path):
     assert done.returncode == 1 and "no regions of interest" in done.stderr
 
 
+def test_inside_regions_what_lies_outside_does_not_count(trained, tmp_path):
+    """Of four striped images one has its stripe outside its region, and one an empty region."""
+    root, detector = copied(trained, tmp_path)
+    calibration = json.loads((detector / "calibration.json").read_text())
+    (detector / "calibration.json").write_text(json.dumps(calibration | {"regions": True}))
+    place = tmp_path / "part"
+    for kind, own_name in (("good", "OK"), ("stripe", "stripe")):
+        shutil.copytree(root / "test" / own_name, place / "test" / kind)
+        for image in (place / "test" / kind).iterdir():
+            region, mask = np.zeros((40, 48), np.uint8), np.zeros((40, 48), np.uint8)
+            region[:15] = 255
+            region[15:] = 255 * (image.stem != "01" or kind == "good")
+            region *= image.stem != "02" or kind == "good"
+            mask[18:22] = 255
+            (place / "roi" / "test" / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(region).save(place / "roi" / "test" / kind / image.name)
+            if kind == "stripe":
+                (place / "ground_truth" / kind).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(mask).save(place / "ground_truth" / kind / f"{image.stem}_mask.png")
+    done = inline("evaluate", detector, "--data", place)
+    assert done.returncode == 0, done.stderr
+    words = " ".join(done.stdout.split())
+    assert "note: 1 images with an empty region of interest left out" in words and "3 anomalous images" in words
+    assert "inside the regions of interest: 7 images (left out: 1 with defects wholly outside, 0 with" in words
+    found = json.loads((detector / "evaluation" / "metrics.json").read_text())["inside"]
+    assert found["images_outside"] == 1 and 0 <= found["image_balanced_accuracy_roi"] <= 1
+
+
 def test_an_evaluation_of_another_threshold_is_not_exported(trained, tmp_path):
     root, detector = copied(trained, tmp_path)
     own.evaluate(detector, root / "test")
