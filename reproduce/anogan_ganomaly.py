@@ -142,6 +142,12 @@ def full_anogan(subject):
 
 CLOUD_ANOGAN = dict(width=32, steps_per_epoch=28)
 SMALL = dict(width=16)
+ONE = ("casting",)  # two hours on two cores
+QUICK_ANOGAN = Profile(
+    quick_anogan, minutes=60, gigabytes=2, drawn=(100, 100), normals=50, train=50, categories=ONE
+)  # fmt: skip
+QUICK_GANOMALY = Profile(quick_ganomaly, curve=5, minutes=60, gigabytes=3, train=100, categories=ONE)
+QUICK_SMALL = Profile(SMALL, curve=5, minutes=8, gigabytes=1.5, categories=ONE)
 PROFILES = {
     "smoke": {
         "anogan": Profile(smoke_anogan, minutes=0.5, train=10),
@@ -150,16 +156,21 @@ PROFILES = {
         "ganomaly-rgb": Profile(smoke_ganomaly, minutes=0.5),
     },
     "quick": {
-        "anogan": Profile(quick_anogan, minutes=60, drawn=(100, 100), normals=50, train=50),
-        "anogan-notebook": Profile(quick_anogan, minutes=60, drawn=(100, 100), normals=50, train=50),
-        "ganomaly": Profile(quick_ganomaly, curve=5, minutes=60, train=100),
-        "ganomaly-notebook": Profile(quick_ganomaly, curve=5, minutes=60, train=100),
-        "ganomaly-gray": Profile(SMALL, curve=5, minutes=8),
-        "ganomaly-rgb": Profile(SMALL, curve=5, minutes=8),
+        **dict.fromkeys(("anogan", "anogan-notebook"), QUICK_ANOGAN),
+        **dict.fromkeys(("ganomaly", "ganomaly-notebook"), QUICK_GANOMALY),
+        **dict.fromkeys(("ganomaly-gray", "ganomaly-rgb"), QUICK_SMALL),
     },
     "paper": {
-        **{name: Profile(full_anogan, minutes=60 * 4, train=100) for name in METHODS if name.startswith("anogan")},
-        **{name: Profile(curve=10, minutes=70, train=100) for name in METHODS if name.startswith("ganomaly")},
+        **{
+            name: Profile(full_anogan, minutes=60 * 4, gigabytes=2, train=100)
+            for name in METHODS
+            if name.startswith("anogan")
+        },
+        **{
+            name: Profile(curve=10, minutes=70, gigabytes=3, train=100)
+            for name in METHODS
+            if name.startswith("ganomaly")
+        },
     },
 }
 

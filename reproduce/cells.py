@@ -99,20 +99,24 @@ class Profile:
         curve: how many times the test set is scored during training, evenly spread.
         curve_stride: stride of the maps of those intermediate scorings.
         minutes: about how long one cell takes on two cores, printed by `--plan`.
+        gigabytes: about how much memory one cell takes, as measured (`benchmarks/memory.py`, `peak_megabytes` of runs).
         seeds: random seeds.
         drawn: how many normal and how many anomalous test images are scored, one random draw; all where empty.
         normals: how many held-out normals are scored, evenly spread; 0: all.
         train: how many of the images trained on are scored too, for pictures, evenly spread.
+        categories: those it takes, where no other ones are asked for and one of them is at hand; all where empty.
     """
 
     settings: dict | Callable = field(default_factory=dict)
     curve: int = 0
     curve_stride: int = 8
     minutes: float = 0.0
+    gigabytes: float = 1.2
     seeds: tuple[int, ...] = (0,)
     drawn: tuple[int, ...] = ()
     normals: int = 0
     train: int = 0
+    categories: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -197,6 +201,9 @@ def expand(paper, profile, found, methods=None, categories=None, tables=None, se
             if not asked or name not in paper.PROFILES[profile] or not method.runs_on(subject):
                 continue
             plan = paper.PROFILES[profile][name]
+            preferred = {s.category for s in subjects} & {*plan.categories}
+            if preferred and subject.category not in preferred and not categories:
+                continue
             known = {f.name for f in dataclasses.fields(method.config)}
             pairs = [pair for pair in overrides if pair.partition("=")[0] in known]
             unused -= set(pairs)

@@ -144,13 +144,16 @@ QUICK = Profile(
     ),
     curve=8,
     minutes=40,
+    gigabytes=2.5,
+    categories=("nanofibres", "grid"),
 )
-WHOLE = Profile(curve=10, minutes=60 * 48)
+WHOLE = Profile(curve=10, minutes=60 * 48, gigabytes=7)
 OURS = ("fcbigan", "fcbigan-stopped", "fcbigan-averaged")
 PROFILES = {
     "smoke": dict.fromkeys(OURS, SMOKE) | {"f-anogan": SMOKE_FANOGAN},
-    "quick": dict.fromkeys(OURS, QUICK) | {"f-anogan": Profile(QUICK_FANOGAN, minutes=15)},
-    "paper": dict.fromkeys(OURS, WHOLE) | {"f-anogan": Profile(minutes=60 * 200)},
+    "quick": dict.fromkeys(OURS, QUICK)
+    | {"f-anogan": Profile(QUICK_FANOGAN, minutes=15, gigabytes=4.5, categories=("grid",))},
+    "paper": dict.fromkeys(OURS, WHOLE) | {"f-anogan": Profile(minutes=60 * 200, gigabytes=4.5)},
 }
 
 

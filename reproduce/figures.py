@@ -126,7 +126,9 @@ def curve_figure(paper, run: Run):
     config, found = run.config, run.metrics
     steps = [int(row["step"]) for row in rows]
     skipped = ("epoch", "step", "seconds", "d_real", "d_fake")
-    history = {name: [float(row[name] or "nan") for row in rows] for name in rows[0] if name not in skipped}
+    history = {
+        name: [float(row[name] or "nan") for row in rows] for name in (rows[0] if rows else ()) if name not in skipped
+    }
     place = (config["dataset"], config["category"])
     subject = next(s for s in (*paper.SUBJECTS, *paper.SYNTHETIC) if (s.dataset, s.category) == place)
     metrics, protocols = {}, [found["protocols"][p] for p in ("paper", "clean")] if found else []
@@ -135,7 +137,7 @@ def curve_figure(paper, run: Run):
     for name, metric in curves:
         points = [(int(row["step"]), float(row[f"{name}:{metric}"])) for row in curve if row.get(f"{name}:{metric}")]
         stored = [protocol.get(name + ALL, protocol[name]).get(metric) for protocol in protocols]
-        points += [(steps[-1], last) for last in stored if last is not None][:1]
+        points += [(steps[-1], last) for last in stored if steps and last is not None][:1]
         metrics[f"{name} {metric}"] = tuple(map(list, zip(*points, strict=True))) if points else ([], [])
     label, first = method.label, curves[0][1]
     lines = {(p["method"], p["dataset"], p["category"], p["metric"]): _fraction(p) for p in published(paper.NAME)}

@@ -195,6 +195,7 @@ PUBLISHED = ("training", "maps", "corruption")
 SMALL = dict(image_size=32, patch_size=32, patch_stride=32, width=4, batch_size=4, rate=2e-3, epochs=10)
 SMALL_GANOMALY = dict(image_size=32, width=8, batch_size=8, steps_per_epoch=20, epochs=4)  # CBiGAN's, copied from there
 QUICK = dict(width=16, epochs=10)  # decision 2u
+QUICK_CATEGORIES = ("hazelnut", "pill", "bottle")  # three hours on two cores
 PROFILES = {
     "smoke": {
         **dict.fromkeys(("grdnet", "grdnet-perlin"), Profile(SMALL | dict(stages=3), curve=2, minutes=0.4)),
@@ -202,13 +203,13 @@ PROFILES = {
         "ganomaly": Profile(SMALL_GANOMALY, curve=2, minutes=0.2),
     },
     "quick": {
-        **{name: Profile(QUICK, curve=5, minutes=20) for name in METHODS},
-        "draem": Profile(QUICK, curve=5, minutes=12),
-        "ganomaly": Profile(curve=5, minutes=25),
+        **{name: Profile(QUICK, curve=5, minutes=20, gigabytes=3, categories=QUICK_CATEGORIES) for name in METHODS},
+        "draem": Profile(QUICK, curve=5, minutes=12, gigabytes=2, categories=QUICK_CATEGORIES),
+        "ganomaly": Profile(curve=5, minutes=25, gigabytes=1.5, categories=QUICK_CATEGORIES),
     },
     "paper": {
-        **{name: Profile(curve=20, minutes=60 * 24 * 3) for name in METHODS},
-        "ganomaly": Profile(curve=10, minutes=25),
+        **{name: Profile(curve=20, minutes=60 * 24 * 3, gigabytes=8.5) for name in METHODS},
+        "ganomaly": Profile(curve=10, minutes=25, gigabytes=1.5),
     },
 }
 

@@ -128,7 +128,7 @@ def describe(chosen, profile, found, runs, jobs=1):
     """
     from ganspect.reproduce.cells import departures
 
-    lines, minutes, disk = [f"profile {profile}"], 0.0, 0
+    lines, minutes, disk, memory = [f"profile {profile}"], 0.0, 0, [0.0]
     for paper, cells in chosen.items():
         lines.append(paper.TITLE)
         for cell in cells:
@@ -137,20 +137,38 @@ def describe(chosen, profile, found, runs, jobs=1):
             changes = sum(departures(method, cell.subject, vars(config)), [])
             share = method.of(paper, "schedule_share")(vars(config))
             changed = "; ".join(changes) or "as published"
+            sizes = f"{config.epochs} epochs, width {config.width}, {config.patch_size} px"
             left = minutes_left(paper, cell, runs)
             minutes += left
-            disk += method.of(paper, "checkpoint_megabytes")(config)
+            disk += method.of(paper, "checkpoint_megabytes")(config) if left else 0
+            memory.append(_gigabytes(cell, runs))
             unlike = _unlike(*_settings(paper, cell))
             time = _about(left) + (f" at the profile's {', '.join(unlike)}" if unlike else "")
             stored = standing(cell, runs)
-            lines.append(f"  {cell.name}: {100 * share:.3g} % of the schedule, {changed}; {stored}, {time}")
+            lines.append(f"  {cell.name}: {100 * share:.3g} % of the schedule ({sizes}), {changed}; {stored}, {time}")
+        if others := _at_hand_besides(paper, cells, found):
+            lines.append(f"  not chosen, at hand: {', '.join(others)} (--categories)")
     cores = len(os.sched_getaffinity(0))
     side = f", {jobs} cells at once" if jobs > 1 else ""
     lines.append(
         f"  {_about(minutes / jobs)} (here: {cores} cores{side}), {disk:.0f} MB of checkpoints "
-        f"({_free(runs) / 1e9:.0f} GB free), 2 to 8 GB of memory for each cell with the size of the images"
+        f"({_free(runs) / 1e9:.0f} GB free), about {sum(sorted(memory)[-jobs:]):.1f} GB of memory"
     )
     return "\n".join(lines)
+
+
+def _at_hand_besides(paper, cells, found):
+    """The paper's categories at hand that no cell is of."""
+    chosen = {(cell.subject.dataset, cell.subject.category) for cell in cells}
+    return [
+        s.category for s in paper.SUBJECTS if (s.dataset, s.category) in found and (s.dataset, s.category) not in chosen
+    ]
+
+
+def _gigabytes(cell, runs):
+    """About how much memory a cell takes: what its run has taken, else what the profile says."""
+    stored = Run(cell.folder(runs)).status.get("peak_megabytes")
+    return stored / 1000 if stored else cell.profile.gigabytes
 
 
 def standing(cell, runs):

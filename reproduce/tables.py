@@ -283,7 +283,7 @@ def _of_threshold(metrics, label, suffixes, metric):
         return ""
     score = next(name for name, suffix in suffixes.items() if suffix == label)
     found = metrics.get("image_thresholds", {}).get(score)
-    if not found:
+    if not found or "n" not in found:
         return ""
     known = {name: value for name, value in found.items() if value is not None}
     cut = Threshold(**{"low": -math.inf, "high": math.inf, **known})

@@ -196,6 +196,14 @@ def test_a_phone_needs_no_horizontal_scrolling(opened, scheme):
         assert (brightness[0] > brightness[1]) == (scheme == "light")
 
 
+def test_a_run_without_a_history_still_has_a_page(tmp_path):
+    from ganspect.reproduce.cli import main
+
+    (store(tmp_path, "cbigan").path / "history.csv").unlink()
+    assert main(["report", "cbigan", "--runs-dir", str(tmp_path)]) == 0
+    assert "seed_0" in (tmp_path / "cbigan" / "report.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -204,7 +212,6 @@ def test_a_phone_needs_no_horizontal_scrolling(opened, scheme):
         ("curves.json", "["),
         ("manifest.json", None),
         ("history.csv", "epoch,step\n"),
-        ("history.csv", None),
     ],
 )
 def test_a_damaged_run_is_named_and_left_out(tmp_path, capsys, name, content):

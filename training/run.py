@@ -149,7 +149,8 @@ class Run:
     def damage(self):
         """What keeps a stored run from being reported, with the file's name; empty where nothing does.
 
-        A run that is not finished needs a status alone, a finished one settings, manifest, history and metrics.
+        A run that is not finished needs a status alone, a finished one settings, manifest and metrics; a history with
+        rows, where there is one.
         """
         try:
             finished = self.status["state"] == "finished"
@@ -167,7 +168,7 @@ class Run:
         needed = (
             ("config.json", isinstance(config, dict) and bool(config)),
             ("manifest.json", isinstance(manifest, dict) and "command" in manifest),
-            ("history.csv", numbered and bool(rows)),
+            ("history.csv", numbered and (bool(rows) or not (self.path / "history.csv").exists())),
             ("metrics.json", isinstance(metrics, dict) and "protocols" in metrics),
         )
         return next((f"{self.path / name} is missing or damaged" for name, sound in needed if not sound), "")
