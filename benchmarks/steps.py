@@ -170,7 +170,7 @@ def peak_run(options):
     """`(GFLOP, function that multiplies two square matrices)` on the backend in use."""
     import keras
 
-    accelerated = on_accelerator(options)
+    accelerated = on_accelerator()
     size, times = (8192, 20) if accelerated else (3072, 1)
     square = np.random.default_rng(0).normal(size=(size, size)).astype("float32")
     dtype = options.precision
@@ -195,7 +195,7 @@ def peak_run(options):
     return 2e-9 * size**3 * times, run
 
 
-def on_accelerator(options):
+def on_accelerator():
     """Whether the backend in use trains on one."""
     import keras
 
@@ -215,7 +215,7 @@ def gflop(name, options):
     """
     import keras
 
-    if keras.backend.backend() == "jax" and not on_accelerator(options):
+    if keras.backend.backend() == "jax" and not on_accelerator():
         return lambda: counted(name, build(name, options.batch, options.width))
     command = [sys.executable, __file__, "--count", "--methods", name]
     command += [part for key in ("batch", "width") if (v := getattr(options, key)) for part in (f"--{key}", str(v))]
@@ -224,7 +224,7 @@ def gflop(name, options):
     def start():
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
-    early = start() if on_accelerator(options) else None
+    early = start() if on_accelerator() else None
 
     def finish():
         process = early or start()
@@ -272,7 +272,7 @@ def measured(name, options):
     """Rows of the table for one case."""
     import keras
 
-    steps = options.steps or (50 if on_accelerator(options) else 1)
+    steps = options.steps or (50 if on_accelerator() else 1)
     needs = gflop(name, options)
     detector = build(name, options.batch, options.width)
     batches = pixels(detector, steps)

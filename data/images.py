@@ -38,7 +38,6 @@ _FORMAT_OF = {
     ".webp": "WEBP",
 }
 EXTENSIONS = tuple(_FORMAT_OF)
-Size = int | tuple[int, int] | None
 _ORIENTATION = 0x0112  # EXIF tag
 _PLANAR, _BITS = 284, 258  # TIFF tags: planar configuration, bits of a sample
 
@@ -116,10 +115,10 @@ def read_image(
 
 
 def image_size(path) -> tuple[int, int]:
-    """Height and width of an image as `read_image` gives it, from the file's header alone.
+    """Height and width of an image as `read_image` gives it, without decoding its pixels.
 
     Raises:
-        DataError: missing, empty or not an image.
+        DataError: missing, empty, not an image, or a PNG whose checksums are wrong.
     """
 
     def header():
@@ -131,7 +130,11 @@ def image_size(path) -> tuple[int, int]:
 
 
 def to_array(image: Image.Image, channels: int, size=None, crop_rows: int | None = None) -> np.ndarray:
-    """uint8 `[H, W, channels]` of a decoded image; arguments as in `read_image`."""
+    """uint8 `[H, W, channels]` of a decoded image; arguments as in `read_image`.
+
+    Raises:
+        ValueError: `channels` is neither 1 nor 3.
+    """
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 or 3, not {channels}")
     image = image.convert("L" if channels == 1 else "RGB")

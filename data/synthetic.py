@@ -46,7 +46,7 @@ def render(category: str, split: str, defect: str, index: int, size: int = 128, 
         split: "train" or "test".
         defect: "good" or one of `defects_of(category)`.
         index: 0, 1, 2, ...
-        size: pixels a side, a multiple of 8.
+        size: pixels a side, a multiple of 8, at least 32.
         seed: of the whole set.
 
     Returns:
@@ -69,7 +69,7 @@ def make(
     Args:
         root: data root; made when missing.
         categories: some of `CATEGORIES`.
-        size: pixels a side, a multiple of 8.
+        size: pixels a side, a multiple of 8, at least 32.
         train: training images of each category.
         good: normal test images.
         per_defect: test images of each kind of defect.
@@ -79,7 +79,7 @@ def make(
         `<root>/synthetic`.
 
     Raises:
-        ValueError: an unknown category, or a size that is not a positive multiple of 8.
+        ValueError: an unknown category, or a size that is no multiple of 8 from 32 on.
         DataError: the place is taken by something else, or by a copy that was changed since.
     """
     unknown = sorted(set(categories) - set(CATEGORIES))

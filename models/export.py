@@ -49,7 +49,8 @@ def export(detector, path, calibration):
         calibration: `Calibration`.
 
     Returns:
-        What metadata of the model says: `{"image_size", "smallest", "tiling", "roi", "reconstruction", "channels"}`.
+        What metadata of the model says: `{"image_size", "smallest", "tiling", "roi", "reconstruction", "channels",
+        "endpoints"}`.
 
     Raises:
         ValueError: the method cannot be exported with its settings.

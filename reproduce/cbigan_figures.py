@@ -106,11 +106,6 @@ def draw_comparison(category, members, folder):
     plots.save_figure(figure, folder / f"comparison_{category}.png")
 
 
-def auroc(runs, score):
-    """Mean image AUROC of runs, paper protocol."""
-    return _mean(run.metrics["protocols"]["paper"][score]["image_auroc"] for run in runs)
-
-
 def _mean(values):
     """Mean of numbers, NaN where one is undefined."""
     return float(np.mean([np.nan if value is None else value for value in values]))

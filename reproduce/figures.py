@@ -10,7 +10,7 @@ from ganspect.training.run import Run
 HISTOGRAM_PIXELS = 400_000  # of each kind, evenly spread over the images
 
 
-def draw_run(paper, detector, arrays, evidence, normal_evidence, threshold, run):
+def draw_run(paper, detector, arrays, evidence, threshold, run):
     """Draws panels of three test images, histograms, a generated image, curves; stored in `<run>/figures`.
 
     The three panels are the first, the middle and the last anomalous image by name, whatever they look like.
@@ -19,7 +19,7 @@ def draw_run(paper, detector, arrays, evidence, normal_evidence, threshold, run)
         paper: the paper's script.
         detector: calibrated `Detector`.
         arrays: `CategoryArrays`.
-        evidence, normal_evidence: of the test images and of the held-out normals.
+        evidence: of the test images.
         threshold: of the map, from held-out normals.
         run: `training.run.Run`.
     """

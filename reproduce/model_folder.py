@@ -28,7 +28,7 @@ def write(place, detector, calibration, metadata):
     Args:
         place: path of the folder.
         detector: trained and calibrated `Detector`.
-        calibration: what `calibration` returns, or a dict with the same keys.
+        calibration: what `from_normals` returns, or a dict with the same keys.
         metadata: what metadata.json says besides; `label`, `trained_on`, `evaluation` and others go to the card.
 
     Returns:

@@ -13,6 +13,7 @@ Beside it `.<name>.lock` says which process trains there (`training.locks`).
 
 import dataclasses
 import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -360,7 +361,7 @@ def _calibrated(run):
     return run.path / "checkpoints" / "calibrated.npz"
 
 
-def calibrate(folder, rate=0.05, normals=None, labelled=None, choice="f1"):
+def calibrate(folder, rate=0.05, normals=None, labelled=None, choice="f1", say=None):
     """Finds the threshold and stores it with the scores that it comes from.
 
     Args:
@@ -369,6 +370,7 @@ def calibrate(folder, rate=0.05, normals=None, labelled=None, choice="f1"):
         normals: folder of other normal images than those held out in training, in whose place they are scored.
         labelled: folder of normal and anomalous images; the threshold is then the best one there, by `choice`.
         choice: "f1", or "youden": sensitivity plus specificity.
+        say: called with how many images will be scored and about how long it takes, where given.
 
     Returns:
         What calibration.json holds.
@@ -385,6 +387,7 @@ def calibrate(folder, rate=0.05, normals=None, labelled=None, choice="f1"):
     if not images:
         raise OwnError(f"{normals or folder}: no normal images to calibrate with" + "".join(f"; {r}" for r in remarks))
     detector.calibrate(images)
+    _announce(detector, images, say)
     scores, peaks = _scores(detector, images, regions)
     found = thresholds.rate_threshold(scores, rate)
     pixel = thresholds.rate_threshold(peaks, rate)
@@ -402,16 +405,17 @@ def calibrate(folder, rate=0.05, normals=None, labelled=None, choice="f1"):
         "scores": [float(score) for score in scores],
     }
     if labelled:
-        stored |= _labelled_threshold(detector, run, labelled, choice, scores, regions is not None, remarks)
+        stored |= _labelled_threshold(detector, run, labelled, choice, scores, regions is not None, remarks, say)
     stored["remarks"] = remarks
     save_state(_calibrated(run), detector.state, *position_of(_best(run)))
     write_json(run.path / "calibration.json", stored)
     return stored
 
 
-def _labelled_threshold(detector, run, folder, choice, normals, inside, remarks):
+def _labelled_threshold(detector, run, folder, choice, normals, inside, remarks, say):
     """The threshold that is best on labelled images, and what it means for the held-out ones."""
     arrays = _labelled(folder, detector, run, inside, remarks)
+    _announce(detector, arrays.test, say)
     scores, _ = _scores(detector, arrays.test, arrays.rois if inside else None)
     if len(set(arrays.labels.tolist())) < 2:
         raise OwnError(f"{folder}: a threshold from labelled images needs normal and anomalous ones")
@@ -429,12 +433,13 @@ def _labelled_threshold(detector, run, folder, choice, normals, inside, remarks)
     }
 
 
-def evaluate(folder, data):
+def evaluate(folder, data, say=None):
     """Measures a calibrated detector on labelled images and stores what it finds in `evaluation/`.
 
     Args:
         folder: the detector's.
         data: a category with test images, or a folder with one folder of normal images (good, ok, normal) and others.
+        say: called with how many images will be scored and about how long it takes, where given.
 
     Returns:
         `{metric: value}`, and "remarks": what was left out or passed over.
@@ -449,6 +454,7 @@ def evaluate(folder, data):
     inside = bool(calibration["regions"])
     arrays = _labelled(data, detector, run, inside, remarks)
     regions = arrays.rois if inside else None
+    _announce(detector, arrays.test, say)
     evidence = detector.evidences(arrays.test)
     name = detector.score_names[0]
     scores = np.array([_score(detector, e, None if regions is None else regions[i]) for i, e in enumerate(evidence)])
@@ -489,6 +495,26 @@ def evaluate(folder, data):
     figure = plots.score_histograms(scores[labels == 0], scores[labels == 1], f"{detector.name}: {name}", threshold=cut)
     plots.save_figure(figure, place / "histogram.png")
     return found
+
+
+def _announce(detector, images, say):
+    """Says how many images will be scored and about how long it takes, from the first, which is scored again.
+
+    Where scores depend on the images before, no time is taken.
+    """
+    if say is None or not images:
+        return
+    if detector.continues:
+        say(f"scores {len(images)} images")
+        return
+    detector.evidences(images[:1])  # compiles
+    start = time.perf_counter()
+    detector.evidences(images[:1])
+    seconds = (time.perf_counter() - start) * len(images)
+    bound = "at most about" if detector.at_once > 1 else "about"
+    if seconds > 1:
+        shown = f"{seconds / 60:.0f} minutes" if seconds > 100 else f"{seconds:.0f} s"
+        say(f"scores {len(images)} images, {bound} {shown}")
 
 
 def _inside_regions(detector, arrays, evidence, scores, cut):

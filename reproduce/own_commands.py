@@ -86,6 +86,10 @@ def _next(*words):
     print("next: " + " ".join(word if word.isupper() else shlex.quote(word) for word in ("ganspect", *words)))
 
 
+def _say(text):
+    print(text, flush=True)
+
+
 def _remark(found):
     """Prints what was left out or passed over."""
     for text in found["remarks"]:
@@ -127,7 +131,8 @@ def calibrate(options):
         return UNUSABLE
 
     def work(own):
-        found = own.calibrate(options.detector, options.rate, options.normals, options.labelled, options.choose)
+        chosen = (options.rate, options.normals, options.labelled, options.choose)
+        found = own.calibrate(options.detector, *chosen, say=_say)
         _remark(found)
         print(f"threshold {found['threshold']:.6g}: {found['note']}")
         _next("evaluate", options.detector, "--data", "LABELLED_FOLDER")
@@ -141,7 +146,7 @@ def evaluate(options):
     """`ganspect evaluate`."""
 
     def work(own):
-        found = own.evaluate(options.detector, options.data)
+        found = own.evaluate(options.detector, options.data, _say)
         _remark(found)
         print(f"{found['normal']} normal images, {found['false_alarms']} called anomalous")
         print(f"{found['anomalous']} anomalous images, {found['caught']} called anomalous")

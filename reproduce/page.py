@@ -46,7 +46,7 @@ def page(paper, cells, runs, joined, claims=()):
     """
     with page_colours():
         views = [run_view(paper, cell, runs) for cell in cells]
-        places = categories(paper, views)
+        places = categories(views)
     for view in views:
         view["title"] = view["label"] + (f", seed {view['seed']}" if view["several"] else "")
     content = {
@@ -212,7 +212,7 @@ def drawings(paper, run, score, title):
     return out
 
 
-def categories(paper, views):
+def categories(views):
     """The runs by category: `[{"id", "name", "drawings", "runs"}]`, with the curves of all methods in one picture."""
     found = {}
     for view in views:

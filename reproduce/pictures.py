@@ -7,7 +7,6 @@ can therefore be compared, within a run and between runs; values beyond the ends
 
 import heapq
 import math
-import os
 import re
 import threading
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ganspect.evaluation.plots import BLACK, BLUE, VERMILION, coloured, outlined
+from ganspect.training.files import atomic_write
 
 PER_SHEET, MOST_SHEETS, COLUMNS, THUMBNAIL = 60, 20, 10, 160
 _STRIP = 1 << 20  # pixels that are worked on at once
@@ -110,10 +110,8 @@ def save_png(path, pixels):
         OSError: it cannot be written.
     """
 
-    def write(file):
+    with atomic_write(path, "wb") as file:
         Image.fromarray(pixels).save(file, "PNG", compress_level=3)
-
-    _whole(path, write)
 
 
 def save_map(path, values):
@@ -122,19 +120,8 @@ def save_map(path, values):
     Raises:
         OSError: it cannot be written.
     """
-    _whole(path, lambda file: np.save(file, np.asarray(values, np.float32)))
-
-
-def _whole(path, write):
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_write(path, "wb") as file:
+        np.save(file, np.asarray(values, np.float32))
 
 
 class ContactSheets:

@@ -384,7 +384,7 @@ def score(paper, detector, arrays, measurements, shown, run, channel, title, exp
     save_maps(detector, arrays, evidence, run)
     gallery.save(detector, arrays, evidence, run)
     channel.update(1.0, "draws pictures")
-    figures.draw_run(paper, detector, arrays, evidence, normal_evidence, threshold.value, run)
+    figures.draw_run(paper, detector, arrays, evidence, threshold.value, run)
     if hasattr(paper, "draw_run"):
         paper.draw_run(detector, arrays, evidence, measurements.batch, run)
     if exports:

@@ -20,7 +20,7 @@ from ganspect.reproduce import cells, plan, scoring, tables
 from ganspect.training.run import Run
 
 CASTING, CLOUD = paper.SUBJECTS
-DISC, SYNTHETIC_CLOUD = paper.SYNTHETIC
+_, SYNTHETIC_CLOUD = paper.SYNTHETIC
 
 
 def chosen(profile, subjects=(CASTING, CLOUD), **options):

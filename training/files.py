@@ -31,12 +31,12 @@ def atomic_write(path, mode="w"):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _sync_folder(folder):
+def _flush(folder):
     """Flushes a file or a folder, so that it lasts through a power cut; not where the system refuses for a folder."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
@@ -53,8 +53,8 @@ def _sync_folder(folder):
 def sync(folder):
     """Flushes every file of a folder to disk, and the folders, before a rename that must not come first."""
     for path in Path(folder).rglob("*"):
-        _sync_folder(path)
-    _sync_folder(folder)
+        _flush(path)
+    _flush(folder)
 
 
 def remove_leftovers(folder):
