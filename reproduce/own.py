@@ -164,13 +164,14 @@ class Plan:
         rois = ", with regions of interest" if seen else ""
         repeated = len(self.arrays.train) - len(self.kept) - len(self.held_out)
         left = [f"{repeated} images that repeat a held-out one byte for byte are left out"] if repeated else []
+        minutes = max(1, round(self.minutes))
         return "\n".join(
             [
                 *([self.remarks] if self.remarks else []),
                 *left,
                 f"{len(self.kept)} images to train on, {len(self.held_out)} held out for the threshold; {color}{rois}",
                 f"{self.name} ({OFFERS[self.name].why}): {values}; --set FIELD=VALUE changes them",
-                f"about {max(1, round(self.minutes))} minutes on two cores",
+                f"about {minutes} minute{'s' * (minutes != 1)} on two cores",
             ]
         )
 

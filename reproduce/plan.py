@@ -217,7 +217,9 @@ def _unlike(settings, stored):
 
 
 def _about(minutes):
-    return f"about {minutes:.0f} minutes" if minutes >= 1 or not minutes else f"about {60 * minutes:.0f} seconds"
+    if 0 < minutes < 1:
+        return f"about {60 * minutes:.0f} seconds"
+    return f"about {minutes:.0f} minute{'s' * (round(minutes) != 1)}"
 
 
 def _free(runs):
