@@ -224,7 +224,7 @@ def load_pack(path) -> CategoryArrays:
             if int(file["format"]) != PACK_FORMAT:
                 raise DataError(path, f"a pack of format {int(file['format'])}, this version reads {PACK_FORMAT}")
             return _unpacked(file)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zipfile.zlib.error) as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zipfile.zlib.error) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(path, f"not a readable pack ({error})") from error

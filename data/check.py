@@ -129,7 +129,7 @@ def digest_of(data: bytes) -> str:
 def fingerprint_of(root: Path, digests: Iterable[tuple[Path, str]]) -> str:
     """SHA-256 over the sorted names (below root) and digests of all images, masks and regions of interest."""
     lines = sorted({f"{path.relative_to(root).as_posix()}\0{digest}\n" for path, digest in digests})
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def repeated_in_test(train: Iterable[tuple[str, str]], test: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -123,7 +123,7 @@ def image_size(path) -> tuple[int, int]:
 
     def header():
         image = _open(path, read_bytes(path))
-        turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        turned = _orientation(image) in (5, 6, 7, 8)
         return image.size if turned else image.size[::-1]
 
     return _guarded(path, header)
@@ -192,12 +192,17 @@ def _open(path, data: bytes) -> Image.Image:
     return image
 
 
+def _orientation(image: Image.Image) -> int:
+    """How its EXIF data say that an image is turned; 1, not at all, where they are damaged beside sound pixels."""
+    try:
+        return image.getexif().get(_ORIENTATION, 1)
+    except Exception:
+        return 1
+
+
 def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
     """The loaded image turned as its EXIF orientation says, and whether that changed it."""
-    try:
-        orientation = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # damaged metadata beside sound pixels
-        orientation = 1
+    orientation = _orientation(image)
     image.load()
     turned = orientation in range(2, 9)
     return (ImageOps.exif_transpose(image) if turned else image), turned

@@ -13,6 +13,7 @@ import numpy as np
 
 VARIABLE = "GANSPECT_IMAGE_MEMORY"
 SHARE = 4
+BLOCK = 1 << 30  # bytes of a file, which many images share: each mapping of its own would take a file descriptor
 
 
 def memory_limit() -> int:
@@ -53,6 +54,7 @@ class Shelf:
     def __init__(self, limit: int | None = None):
         self.left = memory_limit() if limit is None else limit
         self.lock = threading.Lock()
+        self.block, self.used = None, 0
 
     def put(self, array: np.ndarray) -> np.ndarray:
         """The array, or a copy of it on disk."""
@@ -60,6 +62,13 @@ class Shelf:
             self.left -= array.nbytes
             if self.left >= 0:
                 return array
-        copy = zeros(array.shape, array.dtype, 0)
-        copy[:] = array
+            copy = self._room(array.nbytes).view(array.dtype).reshape(array.shape)
+        copy[...] = array
         return copy
+
+    def _room(self, size: int) -> np.ndarray:
+        """So many bytes of a file."""
+        if self.block is None or self.used + size > len(self.block):
+            self.block, self.used = zeros((max(BLOCK, size),), limit=0), 0
+        first, self.used = self.used, -(-(self.used + size) // 64) * 64  # every array begins at a multiple of 64
+        return self.block[first : first + size]

@@ -25,6 +25,7 @@ and object at a fixed place. It is never an image, in a plain folder neither. An
 mask. Nothing is decoded here: `check` does that.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -63,6 +64,7 @@ _CLOUD_PLACES = (
 NORMAL_NAMES = ("good", "ok", "normal")  # of folders of normal images, in lower case
 _REGION_SUFFIXES = ("_roi", "_mask")
 # Folders beside those of kinds that hold no test images, in lower case; image files that no reader here takes.
+_PARTS = ("train", "training", "val", "valid", "validation", "test")  # of a set
 _NO_KINDS = ("ground_truth", "groundtruth", "gt", "mask", "masks", "label", "labels", "annotations", "roi")
 _UNREAD = (".gif", ".jp2", ".jpe", ".jfif", ".heic", ".heif", ".avif", ".pgm", ".ppm", ".dcm", ".npy", ".raw", ".exr")
 _CLOUD_SHARE = 15  # one image in 15 is a normal test image where the archive is not split: 100 of 1500, as in the study
@@ -213,8 +215,15 @@ def _read_mvtec(folder: _Folder):
         kind = _kind(child)
         masks = f"ground_truth/{child.name}"
         folder.add(f"test/{child.name}", "test", kind, masks, _also("test", child.name))
+    folder.ignored += _loose(folder.root / "test")
     folder.leave_out("train", (normal,), f"not read: only train/{normal} is trained on")
     folder.leave_out("ground_truth", [p.name for p in _folders(folder.root / "test")], "masks of no test folder")
+
+
+def _loose(test: Path) -> list[tuple[Path, str]]:
+    """Images directly in `test/`, of which nobody says what they show."""
+    images = sorted(filter(_is_image, test.iterdir())) if test.is_dir() else []
+    return [(path, "not read: test images are expected in test/<kind>") for path in images]
 
 
 def _also(split: str, name: str) -> tuple[str, ...]:
@@ -358,7 +367,7 @@ def find_categories(data_root) -> dict[tuple[str, str], Path]:
     if layout not in (None, "folder", "cloud"):
         return {_key(whole, layout): whole}
     found = _categories_of(root)
-    for child in _folders(root):
+    for child in filter(_is_readable, _folders(root)):  # a disk has a folder lost+found that is root's
         place = _descend(child)
         if layout_of(place) in ("nanotwice", "casting", "cloud"):
             found[_key(place, layout_of(place))] = place
@@ -391,7 +400,7 @@ def held_out_count(n: int) -> int:
 
 def _categories_of(parent: Path) -> dict[tuple[str, str], Path]:
     """The MVTec-layout categories and the packs directly inside a data set's folder."""
-    folders = {child.name: child for child in _folders(parent) if layout_of(child) == "mvtec"}
+    folders = {child.name: child for child in filter(_is_readable, _folders(parent)) if layout_of(child) == "mvtec"}
     packs = {path.stem: path for path in sorted(parent.glob("*.npz"))}
     paths = {**packs, **folders}
     known = bool(folders) and all(name in MVTEC_CATEGORIES for name in folders)
@@ -502,6 +511,10 @@ def _folders(parent: Path) -> list[Path]:
     return sorted(child for child in parent.iterdir() if child.is_dir() and not child.name.startswith("."))
 
 
+def _is_readable(folder: Path) -> bool:
+    return os.access(folder, os.R_OK | os.X_OK)
+
+
 def _holds_images(folder: Path) -> bool:
     return folder.is_dir() and any(map(_is_image, folder.iterdir()))
 
@@ -529,13 +542,18 @@ def scan_kinds(path) -> Category | None:
 
     The images of a folder named as in `NORMAL_NAMES`, in any case, are normal, those of others anomalous. Masks are
     matched in `ground_truth/<kind>`, as in MVTec's layout, and regions of interest in `roi/test/<kind>`. Folders that
-    are named as masks are (`masks`, `gt`, ...) are no kinds, and are noted.
+    are named as masks are (`masks`, `gt`, ...) are no kinds, nor are those named as parts of a set are (`train`, `val`,
+    `test`), and are noted.
     """
     root = Path(path)
     if not root.is_dir():
         return None
     folder, base = _Folder(root), root / "test" if (root / "test").is_dir() and _folders(root / "test") else root
+    folder.ignored += _loose(root / "test")
     for child in _folders(base):
+        if child.name.lower() in _PARTS:
+            folder.ignored.append((child, "not read: expected test/<kind>, or a folder for each kind"))
+            continue
         if child.name.lower() in _NO_KINDS or not _holds_images(child):
             if child.name not in ("ground_truth", "roi") and _holds_images(child):
                 folder.ignored.append((child, "not read: masks are expected in ground_truth/<kind>"))

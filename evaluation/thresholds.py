@@ -79,7 +79,7 @@ class RateThreshold:
     def note(self) -> str:
         """The rate and its uncertainty in words."""
         text = (
-            f"false alarms to expect: {100 * self.expected:.2g} % of normal images, at most {100 * self.bound:.2g} % "
+            f"false alarms to expect: {100 * self.expected:.3g} % of normal images, at most {100 * self.bound:.3g} % "
         )
         text += f"with 95 % confidence, from {self.n} held-out images"
         if self.reached:

@@ -29,6 +29,7 @@ class Detector(keras.Model):
             where a loop compiles once what would otherwise compile once for each batch. On a CPU XLA runs convolutions
             in a loop 60 times slower.
         at_once: images that `evidences` best takes at once.
+        fitted: whether `calibrate` fits the scale of the scores to the images that it gets.
         continues: whether a score depends on the images scored before it, from `calibrate` on.
         optimizers: `{name: keras optimiser}`, set by `finish_compile`.
         tiling: `{"context": c, "alignment": a, "exact": bool}` of a method that sees an image of any size: a pixel's
@@ -44,6 +45,7 @@ class Detector(keras.Model):
     loops: bool | None = None
     at_once: int = 1
     continues: bool = False
+    fitted: bool = False
     score_names: tuple[str, ...] = ()
     map_names: tuple[str, ...] | None = None
     panel_maps: tuple[str | None, str | None] = (None, None)

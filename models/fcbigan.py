@@ -198,6 +198,7 @@ class FCBiGAN(Detector):
     >>> detector.compile()
     """
 
+    fitted = True
     loss_names = ("d_loss", "g_loss", "e_loss", "reconstruction_mae", "d_real", "d_fake")
     panel_maps = ("l_r", "l_d")
 

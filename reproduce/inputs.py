@@ -15,6 +15,7 @@ from itertools import count
 from ganspect.data.images import EXTENSIONS
 
 OWN_FOLDERS, OWN_FILES = ("heatmaps", "overlays", "maps"), ("contact_sheet", "predictions.csv")
+HEADER = b"path,score,calibrated_score,"  # of predictions.csv
 MAX_BYTES = 1 << 30  # a larger file is no image of a size that is decoded
 _LONGEST = 200  # bytes of an output name's part; file systems take 255
 
@@ -46,7 +47,7 @@ class Found:
     Args:
         items: the files, and what could not be read.
         left_out: how many files of folders have no image's ending.
-        own: arguments that were passed over as they are the folder of results or results in it.
+        own: what was passed over as it is the folder of results, results in it, or those of an earlier command.
         base: folder that is common to all arguments; empty where there is none.
     """
 
@@ -167,9 +168,12 @@ class _Search:
             except OSError as error:
                 self.found.items.append(Item(folder, error=f"folder cannot be read ({error.strerror})"))
                 continue
-            below = []
+            below, results = [], _holds_results(folder, entries)
             for entry in entries:
                 if entry.name.startswith("."):
+                    continue
+                if results and (entry.name in OWN_FOLDERS or entry.name.startswith(OWN_FILES)):
+                    self.found.own.append(printable(entry.path))
                     continue
                 if _is_folder(entry):
                     below.append(entry.path)
@@ -197,6 +201,17 @@ class _Search:
             if not item.error:
                 relative = os.path.relpath(os.path.abspath(item.path), base) if base else os.path.basename(item.path)
                 item.output = names.claim(relative)
+
+
+def _holds_results(folder, entries):
+    """Whether a folder holds what `ganspect predict` left there before."""
+    if all(entry.name != OWN_FILES[1] for entry in entries):
+        return False
+    try:
+        with open(os.path.join(folder, OWN_FILES[1]), "rb") as file:
+            return file.read(len(HEADER)) == HEADER
+    except OSError:
+        return False
 
 
 def _is_folder(entry):
@@ -240,7 +255,7 @@ class _Names:
         parts = name.split("/")
         above = {"/".join(parts[:i]) for i in range(1, len(parts))}
         files = {f"{name}.png", f"{name}.npy"}
-        if files & (self.files | self.folders) or above & self.files:
+        if any(file in self.files or file in self.folders for file in files) or above & self.files:
             return False
         self.files |= files
         self.folders |= above

@@ -30,8 +30,8 @@ def card(metadata):
         f"sees images at {size}; the least size is {m['smallest'][0]}x{m['smallest'][1]} pixels.",
         "",
         f"**Score:** `{m['score']}`. **Threshold:** {m['threshold']:.6g}, by {m['chosen_by']}.",
-        f"False alarms to expect: {100 * m['expected_rate']:.2g} % of images like the {m['held_out']} held-out ones"
-        + (f", at most {100 * bound:.2g} % with 95 % confidence." if bound else "."),
+        f"False alarms to expect: {100 * m['expected_rate']:.3g} % of images like the {m['held_out']} held-out ones"
+        + (f", at most {100 * bound:.3g} % with 95 % confidence." if bound else "."),
         "",
     ]
     if "trained_for" in m:
@@ -40,7 +40,8 @@ def card(metadata):
         lines += [
             f"**Measured** on {found['normal']} normal and {found['anomalous']} anomalous images: image AUROC "
             f"{found['image_auroc']:.3f} ({found['image_auroc_low']:.3f} to {found['image_auroc_high']:.3f}), "
-            f"false alarms: {found['false_alarms']}, anomalous images caught: {found['caught']}.",
+            f"false alarms: {found['false_alarms']}, anomalous images caught: {found['caught']}."
+            + (f" {found['chose_threshold']} of them chose the threshold." if found.get("chose_threshold") else ""),
             "",
         ]
     else:

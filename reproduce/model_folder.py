@@ -3,6 +3,7 @@
 Only a folder that holds nothing else, but for copies that `models.convert` wrote, is ever replaced.
 """
 
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from ganspect.models.export import Calibration
 from ganspect.reproduce.model_card import card
 from ganspect.training.files import Damaged, read_json, sync, write_json
 
+UNFINISHED = re.compile(rf"\.({'|'.join(convert.FILES)})-")  # folders of conversions that were killed
 OURS = {"1", "metadata.json", "README.md", *convert.FILES}
 ORIGIN = ("data_fingerprint", "versions", "commit", "seed", "date")  # of the manifest, in metadata.json
 
@@ -88,7 +90,7 @@ def _not_ours(place):
         known = {}
     if not (isinstance(known, dict) and {"format", "score", "calibration"} <= known.keys()):
         return "is not a model's folder and not empty"
-    strangers = sorted(names - OURS)
+    strangers = sorted(name for name in names - OURS if not UNFINISHED.match(name))
     return f"holds what is no model's ({', '.join(strangers[:3])})" if strangers else ""
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from ganspect.data import arrays as data_arrays
-from ganspect.data import check, samples
+from ganspect.data import check, on_disk, samples
 from ganspect.data.images import DataError, image_size, read_bytes
 from ganspect.evaluation import metrics, plots, thresholds
 from ganspect.evaluation.regions import region_metrics
@@ -262,7 +262,8 @@ def train(chosen, output, options, channel):
         ConfigMismatch: the folder holds a detector of other settings or images.
         Diverged: a loss became infinite.
         KeyboardInterrupt: SIGINT or SIGTERM came; the same command goes on.
-        OwnError: another process trains there, or a batch does not divide between the devices.
+        OwnError: another process trains there, the folder holds something else, or a batch does not divide between the
+            devices.
     """
     place = Path(output)
     try:
@@ -277,6 +278,8 @@ def _train(chosen, output, options, channel):
     import keras
 
     run, config, arrays = Run(output), chosen.config, chosen.arrays
+    if run.path.is_dir() and any(run.path.iterdir()) and "method" not in run.config:
+        raise OwnError(f"{output} is not empty and holds no detector: nothing was written")
     if config.batch_size % options.devices.count:
         raise OwnError(f"a batch of {config.batch_size} does not divide between {options.devices.count} devices")
     if options.force:
@@ -382,15 +385,16 @@ def calibrate(folder, rate=0.05, normals=None, labelled=None, choice="f1", say=N
     detector, run = stored_detector(folder)
     remarks = []
     if normals is None:
-        images, regions = _held_out_images(run, detector)
+        images, regions, digests = _held_out_images(run, detector, remarks)
     else:
-        images, regions = _normal_images(normals, detector, run, remarks)
+        images, regions, digests = _normal_images(normals, detector, run, remarks)
     if not images:
         raise OwnError(f"{normals or folder}: no normal images to calibrate with" + "".join(f"; {r}" for r in remarks))
     detector.calibrate(images)
     _announce(detector, images, say)
-    scores, peaks = _scores(detector, images, regions)
+    scores, peaks, _ = _examined(detector, images, regions)
     found = thresholds.rate_threshold(scores, rate)
+    scaled = "; about, for the same images set the scale of the scores" if detector.fitted else ""
     pixel = thresholds.rate_threshold(peaks, rate)
     stored = {
         "threshold": found.value,
@@ -400,37 +404,42 @@ def calibrate(folder, rate=0.05, normals=None, labelled=None, choice="f1", say=N
         "expected_rate": found.expected,
         "rate_bound": found.bound,
         "held_out": found.n,
-        "chosen_by": f"false-alarm rate {rate:g} on {found.n} normal images",
-        "note": found.note,
+        "chosen_by": f"false-alarm rate {rate:g} on {found.n} normal images{scaled}",
+        "note": found.note + scaled,
         "regions": regions is not None,
         "scores": [float(score) for score in scores],
+        "normal_digests": digests,
     }
     if labelled:
-        stored |= _labelled_threshold(detector, run, labelled, choice, scores, regions is not None, remarks, say)
+        stored |= _labelled_threshold(detector, run, labelled, choice, stored, remarks, say)
     stored["remarks"] = remarks
     save_state(_calibrated(run), detector.state, *position_of(_best(run)))
     write_json(run.path / "calibration.json", stored)
     return stored
 
 
-def _labelled_threshold(detector, run, folder, choice, normals, inside, remarks, say):
-    """The threshold that is best on labelled images, and what it means for the held-out ones."""
-    arrays = _labelled(folder, detector, run, inside, remarks)
+def _labelled_threshold(detector, run, folder, choice, stored, remarks, say):
+    """The threshold that is best on labelled images, and what it means for the held-out ones in `stored`."""
+    normals, inside = stored["scores"], stored["regions"]
+    arrays, digests = _labelled(folder, detector, run, inside, remarks, stored["normal_digests"])
     _announce(detector, arrays.test, say)
-    scores, _ = _scores(detector, arrays.test, arrays.rois if inside else None)
+    scores, _, _ = _examined(detector, arrays.test, arrays.rois if inside else None)
     if len(set(arrays.labels.tolist())) < 2:
         raise OwnError(f"{folder}: a threshold from labelled images needs normal and anomalous ones")
     best = metrics.f1_max if choice == "f1" else metrics.balanced_accuracy_oracle
     value, cut = best(arrays.labels, scores)
-    share = float(np.mean(np.asarray(normals) >= cut))
+    expected, bound = thresholds.rates_above(normals, cut)
     measure = "F1" if choice == "f1" else "balanced accuracy (Youden)"
     text = f"best {measure} on {len(scores)} labelled images: {value:.3f} there, optimistic for others"
     return {
         "threshold": float(cut),
-        "expected_rate": share,
-        "rate_bound": None,
+        "false_alarm_rate": None,
+        "expected_rate": expected,
+        "rate_bound": bound,
         "chosen_by": text,
-        "note": f"{text}; false alarms on {len(normals)} held-out normal images: {100 * share:.3g} %",
+        "note": f"{text}; false alarms to expect by {len(normals)} held-out normal images: {100 * expected:.3g} %, "
+        f"at most {100 * bound:.3g} % with 95 % confidence",
+        "labelled_digests": digests,
     }
 
 
@@ -453,12 +462,10 @@ def evaluate(folder, data, say=None):
     detector, run = stored_detector(folder, calibrated=True)
     calibration, remarks = _calibration(run), []
     inside = bool(calibration["regions"])
-    arrays = _labelled(data, detector, run, inside, remarks)
-    regions = arrays.rois if inside else None
+    arrays, digests = _labelled(data, detector, run, inside, remarks, calibration.get("normal_digests", ()))
     _announce(detector, arrays.test, say)
-    evidence = detector.evidences(arrays.test)
+    scores, _, maps = _examined(detector, arrays.test, arrays.rois if inside else None, maps=True)
     name = detector.score_names[0]
-    scores = np.array([_score(detector, e, None if regions is None else regions[i]) for i, e in enumerate(evidence)])
     cut, labels = calibration["threshold"], arrays.labels
     called = scores >= np.float32(cut)
     found = {"images": len(labels), "normal": int(np.sum(labels == 0)), "anomalous": int(np.sum(labels == 1))}
@@ -467,6 +474,9 @@ def evaluate(folder, data, say=None):
         "false_alarms": int(called[labels == 0].sum()),
         "caught": int(called[labels == 1].sum()),
     }
+    if chose := len({*digests} & {*calibration.get("labelled_digests", ())}):
+        found["chose_threshold"] = chose
+        remarks.append(f"{chose} of these images chose the threshold: what is counted at it is optimistic")
     reason = metrics.why_undefined(labels)
     if reason:
         remarks.append(f"no AUROC: {reason}")
@@ -476,15 +486,17 @@ def evaluate(folder, data, say=None):
         found["image_ap"] = metrics.image_ap(labels, scores)
         found["image_balanced_accuracy"] = metrics.balanced_accuracy(labels, scores, cut)
     if all(mask is not None for mask in arrays.masks) and not reason:
-        maps = [detector.map_from(e, _map_name(detector)) for e in evidence]
-        found["pixel_auroc"], found["pixel_aupr"] = metrics.pixel_auroc_aupr(arrays.masks, maps)
+        if of_pixels := metrics.why_undefined(arrays.masks, unit="pixel"):
+            remarks.append(f"no pixel AUROC: {of_pixels}")
+        else:
+            found["pixel_auroc"], found["pixel_aupr"] = metrics.pixel_auroc_aupr(arrays.masks, maps)
     found["caught_by_defect"] = {
         defect: f"{int(called[rows].sum())} of {int(rows.sum())}"
         for defect in sorted(set(arrays.defects) - {"good"})
         if (rows := np.array(arrays.defects) == defect).any()
     }
     if inside:
-        found["inside"] = _inside_regions(detector, arrays, evidence, scores, cut)
+        found["inside"] = _inside_regions(arrays, maps, scores, cut)
     found["remarks"] = remarks
     place = run.path / "evaluation"
     place.mkdir(exist_ok=True)
@@ -518,28 +530,47 @@ def _announce(detector, images, say):
         say(f"scores {len(images)} images, {bound} {shown}")
 
 
-def _inside_regions(detector, arrays, evidence, scores, cut):
+def _inside_regions(arrays, maps, scores, cut):
     """`evaluation.regions.region_metrics` of labelled images; what is not defined is None, with its reason.
 
     Beside them the figures of `evaluate` count an image whose defect lies wholly outside its region as anomalous.
     """
-    name = _map_name(detector)
-    maps = [detector.map_from(e, name) for e in evidence]
     values = region_metrics(arrays.labels, scores, arrays.masks, maps, arrays.rois, image_threshold=cut)
     return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}
 
 
-def _scores(detector, images, regions):
-    """Scores of images, inside their regions where given, and the maxima of their maps."""
-    scores, peaks = [], []
-    for i, found in enumerate(detector.evidences(images)):
-        scores.append(_score(detector, found, None if regions is None else regions[i]))
-        peaks.append(float(detector.map_from(found, _map_name(detector)).max()))
-    return np.array(scores), np.array(peaks)
+def _examined(detector, images, regions=None, maps=False):
+    """What a few images at a time give: memory stays bounded, whatever evidence the method keeps of an image.
+
+    Args:
+        images: uint8 `[H, W, C]` each.
+        regions: bool `[H, W]` or None each, where scores are taken inside.
+        maps: whether the maps are wanted too, on disk where they are many.
+
+    Returns:
+        Scores `[N]`, maxima of the maps `[N]`, and the maps `[H, W]` or nothing.
+    """
+    scores, peaks, kept, shelf = [], [], [], on_disk.Shelf()
+    for first in range(0, len(images), detector.at_once):
+        for i, found in enumerate(detector.evidences(images[first : first + detector.at_once]), first):
+            region = None if regions is None else regions[i]
+            scores.append(detector.score_from(found) if region is None else detector.score_inside(found, region))
+            heat = detector.map_from(found, _map_name(detector))
+            peaks.append(float(heat.max()))
+            if maps:
+                kept.append(shelf.put(np.asarray(heat)))
+    return np.array(scores), np.array(peaks), kept
 
 
-def _score(detector, evidence, region):
-    return detector.score_from(evidence) if region is None else detector.score_inside(evidence, region)
+def _fitting(detector, images, regions, remarks):
+    """Indices of the images that are large enough and whose region, where there is one, is not empty."""
+    least = 1 if detector.input_size else getattr(detector, "smallest", detector.config.patch_size)
+    small = {i for i, image in enumerate(images) if min(image.shape[:2]) < least}
+    empty = {i for i, region in enumerate(regions or ()) if region is not None and not region.any()} - small
+    for left, words in ((small, f"smaller than {least} pixels"), (empty, "with an empty region of interest")):
+        if left:
+            remarks.append(f"{len(left)} images {words} are left out")
+    return [i for i in range(len(images)) if i not in small | empty]
 
 
 def _map_name(detector):
@@ -552,8 +583,8 @@ def _attends(detector):
     return hasattr(detector.config, "loss_case") and detector.config.loss_case != 1
 
 
-def _held_out_images(run, detector):
-    """The images that were held out in training, and their regions."""
+def _held_out_images(run, detector, remarks):
+    """The images that were held out in training, their regions, and nothing that `evaluate` does not know."""
     data = read_json(run.path / "data.json", {})
     try:
         category = samples.scan(data["folder"])
@@ -570,16 +601,26 @@ def _held_out_images(run, detector):
     arrays = data_arrays.load_arrays(
         dataclasses.replace(category, samples=chosen), detector.config.channels, detector.input_size
     )
-    return arrays.train, arrays.train_rois if _attends(detector) else None
+    return *_normals_of(arrays, detector, remarks)[:2], []
+
+
+def _normals_of(arrays, detector, remarks):
+    """The training images that fit, their regions, and their names."""
+    rois = arrays.train_rois if _attends(detector) else None
+    kept = _fitting(detector, arrays.train, rois, remarks)
+    names = [arrays.train_names[i] for i in kept]
+    return [arrays.train[i] for i in kept], rois and [rois[i] for i in kept], names
 
 
 def _normal_images(folder, detector, run, remarks):
-    """The normal images of a folder that the detector was not trained on, and their regions."""
+    """The normal images of a folder that the detector was not trained on, their regions and digests."""
     category = _sound(samples.scan(folder))
     chosen = _others(category.train, run, ("train",), remarks)
-    category = dataclasses.replace(category, samples=chosen)
+    category = dataclasses.replace(category, samples=tuple(chosen))
     arrays = data_arrays.load_arrays(category, detector.config.channels, detector.input_size)
-    return arrays.train, arrays.train_rois if _attends(detector) else None
+    by_name = {sample.name: digest for sample, digest in chosen.items()}
+    images, regions, names = _normals_of(arrays, detector, remarks)
+    return images, regions, [by_name[name] for name in names]
 
 
 def _named(names):
@@ -600,22 +641,26 @@ def _sound(category):
     return category
 
 
-def _others(images, run, parts, remarks):
-    """Those of the samples that are no byte-identical copy of an image of these parts of the training's data."""
+def _others(images, run, parts, remarks, also=()):
+    """`{sample: digest}` of those that are no byte-identical copy of an image of these parts of the training's data.
+
+    Nor of an image with one of the digests in `also`.
+    """
     data = read_json(run.path / "data.json", {})
     digests = data.get("digests", {})
-    seen = {digests[name] for part in parts for name in data.get(part, ()) if name in digests}
-    chosen = tuple(s for s in images if check.digest_of(read_bytes(s.path)) not in seen) if seen else tuple(images)
+    seen = {*also, *(digests[name] for part in parts for name in data.get(part, ()) if name in digests)}
+    every = {sample: check.digest_of(read_bytes(sample.path)) for sample in images}
+    chosen = {sample: digest for sample, digest in every.items() if digest not in seen}
     if len(chosen) < len(images):
         done = "trained or calibrated on" if "held_out" in parts else "trained on"
         remarks.append(f"{len(images) - len(chosen)} images that the detector was {done} are left out")
     return chosen
 
 
-def _labelled(folder, detector, run, inside, remarks):
-    """The test images of a category, or the images of a folder with a folder for each kind.
+def _labelled(folder, detector, run, inside, remarks, also=()):
+    """The test images of a category, or the images of a folder with a folder for each kind, and their digests.
 
-    Those that the detector has seen are left out.
+    Those that the detector has seen are left out, and those with one of the digests in `also`.
 
     Args:
         inside: whether the threshold is of scores inside regions of interest.
@@ -641,23 +686,22 @@ def _labelled(folder, detector, run, inside, remarks):
     for path, text in category.ignored:
         by_text.setdefault(text, []).append(path.name)
     remarks += [f"{text} ({_named(names)})" for text, names in by_text.items()]
-    chosen = _others(category.test, run, ("train", "held_out"), remarks)
+    chosen = _others(category.test, run, ("train", "held_out"), remarks, also)
     if not chosen:
         raise OwnError(f"{folder}: no test image that the detector has not seen")
-    only = dataclasses.replace(category, samples=chosen)
+    only = dataclasses.replace(category, samples=tuple(chosen))
     arrays = data_arrays.load_arrays(only, detector.config.channels, detector.input_size)
     if inside and arrays.rois is None:
         raise OwnError(
             f"{folder}: no regions of interest (roi/, roi.png); the detector's threshold is of scores inside such"
         )
-    if inside:
-        full = [i for i, region in enumerate(arrays.rois) if region is None or region.any()]
-        if len(full) < len(arrays.rois):
-            remarks.append(f"{len(arrays.rois) - len(full)} images with an empty region of interest left out")
-            arrays = data_arrays.with_test(arrays, full)
+    arrays = data_arrays.with_test(arrays, _fitting(detector, arrays.test, arrays.rois if inside else None, remarks))
+    if not arrays.test:
+        raise OwnError(f"{folder}: no image that can be measured; " + "; ".join(remarks))
     if arrays.rois and not inside and _attends(detector):
         remarks.append("regions of interest are passed over: the threshold is of scores without")
-    return arrays
+    by_name = {sample.name: digest for sample, digest in chosen.items()}
+    return arrays, [by_name[name] for name in arrays.test_names]
 
 
 def export(folder, output=None):

@@ -351,7 +351,10 @@ class Measurements(HeldOut):
                 "protocols": found,
                 "seconds_per_image": seconds,
                 "image_shape": list(arrays.test[0].shape),
-                "threshold": _plain(threshold),  # of a pixel
+                "threshold": {
+                    "value": threshold.value,
+                    "n": threshold.n,
+                },  # of a pixel; pixels are no independent draws
                 "image_thresholds": {name: _plain(cut) for name, cut in cuts.items()},
                 "held_out": self.held_out(),
                 **self.facts,

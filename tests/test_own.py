@@ -279,7 +279,7 @@ def test_inside_regions_what_lies_outside_does_not_count(trained, tmp_path):
     done = inline("evaluate", detector, "--data", place)
     assert done.returncode == 0, done.stderr
     words = " ".join(done.stdout.split())
-    assert "note: 1 images with an empty region of interest left out" in words and "3 anomalous images" in words
+    assert "note: 1 images with an empty region of interest are left out" in words and "3 anomalous images" in words
     assert "inside the regions of interest: 7 images (left out: 1 with defects wholly outside, 0 with" in words
     found = json.loads((detector / "evaluation" / "metrics.json").read_text())["inside"]
     assert found["images_outside"] == 1 and 0 <= found["image_balanced_accuracy_roi"] <= 1

@@ -1,0 +1,48 @@
+"""The models of examples/zoo load without this project and score the synthetic set as their metadata say."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ganspect.data.arrays import load_category
+from ganspect.data.synthetic import make
+from ganspect.evaluation import metrics
+
+ZOO = Path(__file__).resolve().parents[1] / "examples" / "zoo"
+MODELS = {"fcbigan": "fibres", "f-anogan": "weave", "draem": "object", "grdnet": "object"} | dict.fromkeys(
+    ("cbigan", "ganomaly", "anogan"), "disc"
+)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("zoo"), sorted({*MODELS.values()}))
+
+
+def test_every_method_has_a_model():
+    found = {path.parent.name for path in ZOO.glob("*/metadata.json")}
+    assert found == {*MODELS}
+    text = (ZOO / "README.md").read_text(encoding="utf-8")
+    for name in MODELS:
+        evaluation = json.loads((ZOO / name / "metadata.json").read_text(encoding="utf-8"))["evaluation"]
+        row = next(line for line in text.splitlines() if f"]({name}) |" in line)
+        assert f"| {evaluation['image_auroc']:.3f} |" in row and f"{evaluation['caught']} of" in row
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "anogan")) for n in MODELS])
+def test_a_model_scores_as_it_says(name, root):
+    known = json.loads((ZOO / name / "metadata.json").read_text(encoding="utf-8"))
+    arrays = load_category(root / MODELS[name], channels=known["channels"])
+    model = tf.saved_model.load(ZOO / name / "1")
+    key, inputs = "serving_default", {"images": tf.constant(np.stack(arrays.test))}
+    if known["regions"]:
+        key, inputs = "serve_roi", inputs | {"regions": tf.constant(np.stack(arrays.rois).astype("uint8"))}
+    answer = model.signatures[key](**inputs)
+    scores, called = answer["score"].numpy(), answer["label"].numpy().astype(bool)
+    evaluation = known["evaluation"]
+    assert metrics.image_auroc(arrays.labels, scores) == pytest.approx(evaluation["image_auroc"], abs=0.01)
+    counts = [int(called[arrays.labels == label].sum()) for label in (1, 0)]
+    np.testing.assert_allclose(counts, [evaluation["caught"], evaluation["false_alarms"]], atol=1)
