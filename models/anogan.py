@@ -17,7 +17,8 @@ but the image [ours]. "dense", the study's notebook: z = W u + b with u ~ U(0, 1
 optimised, for one image after the other, and are not reset between images: a score depends on all images scored
 before, from the last `calibrate` on.
 
-Batch normalisation and dropout are in inference mode in the search (3h).
+Batch normalisation and dropout are in inference mode in the search (3h); the notebook searches by `fit`, with dropout
+on for G(z).
 
 Departures: images are made smaller by Pillow's bilinear filter, the notebook's loader takes the nearest pixel; the
 notebook's other scale of cloud pixels, (x - 31.5) / 31.5, is not built (3a); only whole batches are trained on. The
@@ -429,6 +430,10 @@ class AnoGAN(Detector):
     def map_from(self, evidence, name=None):
         """The residual image |x - G(z)| (paper 2.3), averaged over channels: float32 `[S, S]`, >= 0."""
         return evidence["residual"]
+
+    def scores_inside(self, name=None):
+        """False: the score is no maximum of a map."""
+        return False
 
     def score_from(self, evidence, name=None):
         """A, or with "residual" and "discrimination" L_R and L_D alone."""

@@ -230,8 +230,7 @@ class CBiGAN(Detector):
         c = self.config
 
         def critic_losses(x, z, epsilon):
-            codes = self.encoder(x, training=True)
-            fakes = self.generator(z, training=True)
+            codes, fakes = full(self.encoder(x, training=True), self.generator(z, training=True))
             real = ops.mean(full(self.discriminator([x, codes], training=True)[0]))
             fake = ops.mean(full(self.discriminator([fakes, z], training=True)[0]))
             wide = epsilon[:, :, None, None]  # [B, 1, 1, 1]
@@ -384,6 +383,10 @@ class CBiGAN(Detector):
     def map_from(self, evidence, name=None):
         """The residual summed over channels (beyond the paper, which scores images only): float32 `[S, S]`, >= 0."""
         return evidence["residual"]
+
+    def scores_inside(self, name=None):
+        """False: the score is no maximum of a map."""
+        return False
 
     def score_from(self, evidence, name=None):
         """A = (1 - lambda) L_R + lambda L_fD of the patch where it is largest; lambda from the score's name."""

@@ -105,6 +105,10 @@ class Detector(keras.Model):
         """Anomaly of an image from its evidence: the maximum of its map unless a method defines its own."""
         return float(self.map_from(evidence, name).max())
 
+    def scores_inside(self, name=None):
+        """Whether `score_inside` is the score with what lies outside a region left out: where it is a map's maximum."""
+        return True
+
     def score_inside(self, evidence, region, name=None):
         """The same over the pixels of a region of interest, bool `[H, W]`; -inf where it is empty."""
         return float(self.map_from(evidence, name)[region].max(initial=float("-inf")))

@@ -243,7 +243,7 @@ class FAnoGAN(Detector):
         c = self.config
 
         def critic_losses(x, z, epsilon):
-            fakes = self.generator(z, training=True)
+            fakes = full(self.generator(z, training=True))
             real = ops.mean(full(self.discriminator(x, training=True)[0]))
             fake = ops.mean(full(self.discriminator(fakes, training=True)[0]))
             wide = epsilon[:, :, None, None]  # [B, 1, 1, 1]
@@ -347,6 +347,10 @@ class FAnoGAN(Detector):
     def map_from(self, evidence, name=None):
         """(x - G(E(x)))^2 averaged over channels and overlapping patches (decision 1p): float32 `[H, W]`, >= 0."""
         return evidence["residual"]
+
+    def scores_inside(self, name=None):
+        """Whether the score is the maximum of the map; "anomaly" is one of patches."""
+        return (name or self.config.score) != "anomaly"
 
     def score_from(self, evidence, name=None):
         """The maximum of the map, or for "anomaly" that of A over the patches."""

@@ -333,6 +333,10 @@ class GANomaly(Detector):
         """|x - G(x)| averaged over channels (beyond the paper, which scores images only): float32 `[S, S]`, >= 0."""
         return evidence["residual"]
 
+    def scores_inside(self, name=None):
+        """False: the score is no maximum of a map."""
+        return False
+
     def score_from(self, evidence, name=None):
         """A, in the norm of `score_norm`; with "first_encoder_distance" by G_E twice, as the study's notebook scores.
 

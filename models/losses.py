@@ -174,11 +174,13 @@ def focal_loss(probabilities, target, gamma=2.0):
         gamma: >= 0; 0 is cross-entropy.
 
     Returns:
-        Scalar, >= 0; p is kept above 1e-5, as DRAEM's code does.
+        Scalar, >= 0; p is kept above 1e-5 (DRAEM's code adds about 2e-5 to it).
     """
     probabilities, target = full(probabilities, target)
     p = ops.maximum(target * probabilities + (1 - target) * (1 - probabilities), 1e-5)
-    return ops.mean(-ops.power(1 - p, gamma) * ops.log(p))
+    wrong = 1 - p if gamma >= 1 or gamma == 0 else ops.maximum(1 - p, 1e-7)  # the gradient of 0 ** gamma is infinite
+    weight = ops.power(wrong, gamma) if gamma else 1.0
+    return ops.mean(-weight * ops.log(p))
 
 
 def region_overlap(probabilities, region):

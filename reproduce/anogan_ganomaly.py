@@ -74,7 +74,9 @@ def anogan_share(config):
 def ganomaly_share(config):
     """Share of the study's 1000 batches, of 32 images for casting and 50 for clouds."""
     batch = ganomaly.PRESETS["study_cloud" if config["extra_layers"] else "study"]["batch_size"]
-    return min(1.0, config["epochs"] * config["steps_per_epoch"] * config["batch_size"] / (1000 * batch))
+    layout = "cloud" if config["extra_layers"] else "casting"
+    images = config["steps_per_epoch"] * config["batch_size"] or IMAGES[layout]
+    return min(1.0, config["epochs"] * images / (1000 * batch))
 
 
 ALL = " (full test set)"  # the study's plot of all casting test images

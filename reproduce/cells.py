@@ -236,7 +236,11 @@ def departures(method, subject, config):
     model, schedule, losses, scores = [], [], [], []
     kinds = {method.model_fields: model, method.loss_fields: losses, method.score_fields: scores}
     for f in dataclasses.fields(method.config):
-        if f.name in ("seed", "channels") or f.name not in config or config[f.name] == given.get(f.name, f.default):
+        default = subject.channels if f.name == "channels" else f.default
+        if f.name == "seed" or f.name not in config or config[f.name] == given.get(f.name, default):
+            continue
+        if f.name == "channels":
+            model.append(f"channels {config[f.name]}")
             continue
         kind = next((kind for names, kind in kinds.items() if f.name in names), schedule)
         kind.append(f"{f.name} {config[f.name]}")

@@ -208,7 +208,9 @@ def reproduce(options):
     try:
         outcomes = _run_grid(chosen, found, errors, options, console, preload)
     except Interrupted:
-        print("interrupted: the same command continues where it stopped", file=sys.stderr)
+        without = [flag for flag in ("--force", "--only-failed") if getattr(options, flag[2:].replace("-", "_"))]
+        left_out = f" without {' and '.join(without)}" if without else ""
+        print(f"interrupted: the same command{left_out} continues where it stopped", file=sys.stderr)
         return INTERRUPTED
     except NoRay as error:
         return _refuse(str(error))

@@ -77,9 +77,11 @@ def _finished(paper, runs):
 
 def _cell(paper, key, runs_a, runs_b):
     """The rows of one cell."""
-    method, dataset, category, _ = key
-    rows = []
-    for protocol in ("paper", "clean"):
+    method, dataset, category, trained = key
+    rows, protocols = [], ("paper", "clean") if trained == "both" else ("paper",)
+    if trained != "both":
+        method += " (all normals)"
+    for protocol in protocols:
         values = [{seed: _values(run, protocol) for seed, run in runs.items()} for runs in (runs_a, runs_b)]
         names = [name for name in tables.METRICS if all(name in v for found in values for v in found.values())]
         for name in names:
@@ -195,7 +197,8 @@ def rivals(paper, runs):
         for (method, dataset, category, protocol), by_seed in found.items():
             other = found.get((second, dataset, category, protocol))
             if method == first and other:
-                place = {"first": paper.METHODS[first].label, "second": paper.METHODS[second].label}
+                suffix = "" if protocol == "both" else " (all normals)"
+                place = {"first": paper.METHODS[first].label + suffix, "second": paper.METHODS[second].label + suffix}
                 place["category"] = tables.shown_category(paper, dataset, category)
                 for name in dict.fromkeys(wanted):
                     row = _rivalry(name, by_seed, other)

@@ -136,7 +136,7 @@ def curve_figure(paper, run: Run):
     curves = method.of(paper, "curves")(subject)
     for name, metric in curves:
         points = [(int(row["step"]), float(row[f"{name}:{metric}"])) for row in curve if row.get(f"{name}:{metric}")]
-        stored = [protocol.get(name + ALL, protocol[name]).get(metric) for protocol in protocols]
+        stored = [(protocol.get(name + ALL) or protocol.get(name, {})).get(metric) for protocol in protocols]
         points += [(steps[-1], last) for last in stored if steps and last is not None][:1]
         metrics[f"{name} {metric}"] = tuple(map(list, zip(*points, strict=True))) if points else ([], [])
     label, first = method.label, curves[0][1]

@@ -91,6 +91,7 @@ def grdnet_method(label, tables, attends=False, unasked=False, also="", note="",
         curves=generative_curves if generative else None,
         regions=True,
         attends=attends,
+        schedule_share=lambda config: min(1.0, config["epochs"] / settings.get("epochs", 200)),
     )
 
 
@@ -105,7 +106,7 @@ METHODS = {
         "GRD-Net, Perlin colours",
         AUROC_TABLES,
         also="GRD-Net",
-        note="the noise is of smooth colours, from maps of Perlin noise, as the authors' later code draws it",
+        note="the noise is of smooth colours, a map of Perlin noise for each channel (the authors' codes: gray maps)",
         noise="perlin",
     ),
     "draem": Method(
@@ -255,6 +256,9 @@ def _compared(text, pair, holds):
     if any(row is None or row["value"] is None for row in pair):
         return []
     ours, other = (row["value"] for row in pair)
+    if any(pair[0][name] != pair[1][name] for name in ("schedule", "model")):
+        budgets = [f"{100 * float(row['schedule']):.3g} % of the epochs; {row['model']}" for row in pair]
+        return [(text, None, f"{ours:.3g} and {other:.3g} are of other budgets: {budgets[0]}, and {budgets[1]}")]
     share = f"{100 * float(pair[0]['schedule']):.3g} % of the epochs; {pair[0]['model']}; {pair[0]['seeds']} seed(s)"
     return [(text, holds(ours, other), f"{ours:.3g} against {other:.3g}; {share}")]
 

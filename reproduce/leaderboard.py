@@ -71,7 +71,8 @@ def _entries(paper, rows):
     labels = {tables.headline(paper, method) for method in paper.METHODS.values()}
     found = {}
     for row in rows:
-        if row["method"] not in labels or row["dataset"] == tables.SYNTHETIC:
+        grouped = row["category"] in getattr(paper, "GROUPS", {})
+        if row["method"] not in labels or row["dataset"] == tables.SYNTHETIC or grouped:
             continue
         found.setdefault((row["dataset"], row["category"], row["method"]), []).append(row)
     out = []
@@ -88,14 +89,15 @@ def _entries(paper, rows):
             {"dataset": dataset, "category": category, "method": named, "paper": paper.NAME, "values": values}
             | {name: some[0][name] for name in ("schedule", "model", "data", "seeds", "hardware")}
         )
-    return [entry for entry in out if entry["category"] not in getattr(paper, "GROUPS", {})]
+    return out
 
 
 def _table(entries):
     """The methods of one category, the best first."""
 
     def place(entry):
-        values = [entry["values"].get((metric, "clean")) for metric in ("image_auroc", "pixel_auroc")]
+        found = entry["values"]
+        values = [found.get((m, "clean"), found.get((m, "paper"))) for m in ("image_auroc", "pixel_auroc")]
         return [-1.0 if value is None else float(value) for value in values]
 
     head = ["method", "tables of", *COLUMNS, "share", "seeds", "what was reduced", "hardware"]

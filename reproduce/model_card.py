@@ -31,7 +31,9 @@ def card(metadata):
         "",
         f"**Score:** `{m['score']}`. **Threshold:** {m['threshold']:.6g}, by {m['chosen_by']}.",
         f"False alarms to expect: {100 * m['expected_rate']:.3g} % of images like the {m['held_out']} held-out ones"
-        + (f", at most {100 * bound:.3g} % with 95 % confidence." if bound else "."),
+        + (f", at most {100 * bound:.3g} % with 95 % confidence." if bound else ".")
+        if m["expected_rate"] is not None
+        else "How many false alarms to expect is not known: no image was held out.",
         "",
     ]
     if "trained_for" in m:

@@ -171,7 +171,7 @@ def _is_drawn(stem):
 def metric_rows(run, score):
     """The run's metrics by both protocols as texts: `[{"metric", "paper", "clean", "interval"}]`."""
     found = {}
-    for protocol in ("paper", "clean"):
+    for protocol in ("paper",) if run.config.get("protocol") == "paper" else ("paper", "clean"):
         scores = run.metrics["protocols"][protocol]
         for metric, value in scores.get(score, {}).items():
             if metric in tables.METRICS:

@@ -121,10 +121,15 @@ def publish(paper, cells, runs, folder, console):
 def _copy_curves(paper, cells, runs, folder):
     """The test metrics of each run against training steps, in full."""
     for cell, run in tables.counted(cells, runs):
-        name = f"{paper.NAME}_{cell.method}_{_place_of(paper, cell)}_seed_{cell.seed}.csv"
+        name = f"{paper.NAME}_{_method_of(cell)}_{_place_of(paper, cell)}_seed_{cell.seed}.csv"
         if (run.path / "curve.csv").exists():
             (folder / "curves").mkdir(parents=True, exist_ok=True)
             _copy(run.path / "curve.csv", folder / "curves" / name)
+
+
+def _method_of(cell):
+    """A cell's method as file names have it."""
+    return cell.method + ("-all-normals" if cell.protocol == "paper" else "")
 
 
 def _place_of(paper, cell):
@@ -139,7 +144,7 @@ def _copy_pictures(paper, cells, runs, folder):
         for picture in sorted((Run(cell.folder(runs)).path / "figures").glob("*.png")):
             allowed = picture.stem.startswith(PLOTS) or cell.subject.dataset in SHOWABLE
             if allowed and picture.stem.startswith(chosen):
-                name = f"{paper.NAME}_{cell.method}_{_place_of(paper, cell)}_seed_{cell.seed}_{picture.name}"
+                name = f"{paper.NAME}_{_method_of(cell)}_{_place_of(paper, cell)}_seed_{cell.seed}_{picture.name}"
                 _copy(picture, folder / "figures" / name)
 
 

@@ -4,12 +4,12 @@ import dataclasses
 import math
 import resource
 import sys
-import time
 
 import numpy as np
 
 from ganspect.data import arrays as data_arrays
 from ganspect.data import check, regions, samples
+from ganspect.data.known import OFFICIAL_COUNTS
 from ganspect.data.patches import at_hand, stack_images
 from ganspect.evaluation import health, thresholds
 from ganspect.models.precision import FULL
@@ -107,6 +107,7 @@ def run_cell(paper, cell, path, run, channel, options, title):
     }
     manifest = make_manifest(config.seed, arrays.fingerprint, options.threads, keras.backend.backend(), options.devices)
     manifest |= arithmetic
+    make = dict(manifest)
     defaults = {f.name: f.default for f in dataclasses.fields(config)}
     origin = None if options.force else shared.copy_finished(paper, cell, run, stored, defaults)
     status = run.status
@@ -121,7 +122,7 @@ def run_cell(paper, cell, path, run, channel, options, title):
         names = ("command", "hardware", "threads", "devices", "date", "backend", "copied_from")
         trained = {name: run.manifest[name] for name in names if name in run.manifest}
         manifest |= trained | {"trained_by": run.manifest.get("trained_by", run.manifest["commit"])}
-    elif status["state"] == "trained" and "copied_from" in run.manifest:
+    elif "copied_from" in run.manifest and run.matches(stored, defaults) and _is_trained(run, config):
         names = ("hardware", "threads", "devices", "date", "backend", "copied_from")
         manifest |= {name: run.manifest[name] for name in names if name in run.manifest} | {
             "trained_by": run.manifest["commit"]
@@ -135,6 +136,7 @@ def run_cell(paper, cell, path, run, channel, options, title):
         detector.compile()
     kept, held_out = data_arrays.split_held_out(arrays)
     held_out = held_out if len(held_out) else kept
+    arrays = dataclasses.replace(arrays, notes=(*arrays.notes, *_not_the_papers(method, cell.subject, arrays)))
     if cell.profile.drawn:
         arrays = data_arrays.draw_test(arrays, *cell.profile.drawn)
     scored = thinned(held_out, cell.profile.normals)
@@ -147,6 +149,8 @@ def run_cell(paper, cell, path, run, channel, options, title):
     facts = {
         "parameters": sum(math.prod(v.shape) for v in detector.trainable_variables),
         "train_images": len(chosen),
+        "commit": make["commit"],
+        "dirty": make["dirty"],
         "source_shape": data_arrays.smallest_image(path, *_key(cell), size),
     }
     held_out = training_images(method, arrays, thinned(held_out, cell.profile.normals))
@@ -156,6 +160,24 @@ def run_cell(paper, cell, path, run, channel, options, title):
     shown = thinned(chosen, cell.profile.train) if cell.profile.train else ()
     score(paper, detector, arrays, measurements, shown, run, channel, title, not options.no_export)
     return "finished"
+
+
+def _is_trained(run, config):
+    """Whether a run's last checkpoint is that of the end of its schedule."""
+    return position_of(run.checkpoint)[0] >= config.epochs or run.status["state"] == "trained"
+
+
+def _not_the_papers(method, subject, arrays):
+    """Notes on what keeps a category from being the paper's data: other numbers of images, no regions of interest."""
+    notes, labels = [], list(arrays.labels)
+    official = OFFICIAL_COUNTS.get((subject.dataset, subject.category))
+    counts = (len(arrays.train), labels.count(0), labels.count(1))
+    if official and counts != official and not any(note.startswith("substitute") for note in arrays.notes):
+        here, there = (" + ".join(map(str, some)) for some in (counts, official))
+        notes.append(f"copy of {here} training, normal and anomalous test images, officially {there}")
+    if method.attends and not arrays.train_rois:
+        notes.append("substitute for regions of interest: the whole image")
+    return notes
 
 
 def training_images(method, arrays, indices):
@@ -188,9 +210,11 @@ def train(method, detector, images, measurements, run, channel, title, devices, 
     stack, sizes = stack_images(images)
     sampler = method.sampler(config, sizes)
     start = load_state(run.checkpoint, detector.state) if run.checkpoint.exists() else Position()
-    if start != Position():
+    finished = run.status["state"] == "finished"  # it is only scored again, and stays finished whatever comes
+    if start != Position() and not finished:
         channel.say(f"{title}: continues after {start} of {config.epochs}")
-    run.set_status("running", epoch=start.epoch, epochs=config.epochs)
+    if not finished:
+        run.set_status("running", epoch=start.epoch, epochs=config.epochs)
     measurements.start(start.epoch, sampler.steps)
     recorder = training_callbacks.Recorder(run, start.epoch, sampler.steps, measurements, every)
     best = run.path / "checkpoints" / "best.npz"
@@ -199,19 +223,21 @@ def train(method, detector, images, measurements, run, channel, title, devices, 
     stop = training_callbacks.StopOnSignal(run.checkpoint, sampler.steps)
     progress = training_callbacks.ProgressReport(channel, sampler, config.epochs)
     calls = [recorder, *(call for call in (early, rates) if call), stop, progress]
-    began = time.perf_counter()
     try:
         if not (early and early.is_over()):
             fit(detector, stack, sampler, config.epochs, start, calls, devices)
     finally:  # an interrupted part counts as well
         stop.on_train_end()
-        spent = run.status.get("training_seconds", 0) + time.perf_counter() - began
+        parts = run.status.get("part_seconds", 0) + recorder.unfinished()
         done = {"epoch": position_of(run.checkpoint)[0], "peak_megabytes": peak_megabytes(run)}
-        run.set_status(run.status["state"], training_seconds=round(spent, 1), **done)
+        if not finished:
+            spent = parts + sum(float(row["seconds"]) for row in recorder.rows)
+            run.set_status(run.status["state"], training_seconds=round(spent, 1), part_seconds=round(parts, 1), **done)
     kept = {}
     if early and best.exists():
         kept = {"weights_of_epoch": load_state(best, detector.state).epoch}
-    run.set_status("trained", **kept)
+    if not finished:
+        run.set_status("trained", **kept)
 
 
 class HeldOut:
@@ -414,6 +440,9 @@ def export(paper, detector, normal_evidence, run, channel, title):
     map_name = name if detector.map_names is None or name in detector.map_names else detector.map_names[0]
     peaks = [float(detector.map_from(one, map_name).max()) for one in normal_evidence]
     calibration = model_folder.from_normals(scores, peaks, thresholds.normal_quantile(scores))
+    if config["protocol"] == "paper":  # no image was held out
+        by = calibration["chosen_by"].replace("held-out normal images", "normal images that it was trained on")
+        calibration |= {"chosen_by": by, "expected_rate": None, "rate_bound": None}
     metadata = {
         "method": config["method"],
         "label": method.label,

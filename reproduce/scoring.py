@@ -130,6 +130,8 @@ def measure(
             known = _inside(detector, normal_evidence, normal_regions, name) if normal_regions else []
             known = known[np.isfinite(known)] if len(known) else known  # not of empty regions
             of_image = thresholds.normal_quantile(known).value if len(known) else None
+            if not detector.scores_inside(name):  # then "inside" is another statistic than the score
+                inside = None
             for protocol, indices in kept.items():
                 image_cut = of_image if protocol == "clean" else None
                 _add_regions(found[protocol][name], arrays, inside, maps, indices, cut, image_cut)
@@ -175,9 +177,14 @@ def _inside(detector, evidence, regions, name):
 
 def _add_regions(found, arrays, inside, maps, indices, cut, image_cut):
     """Adds the metrics inside and outside the regions of interest; undefined ones as None, with their reasons."""
+    defined = inside is not None
+    inside = inside if defined else np.zeros(len(arrays.test))
     inside = np.where(np.isfinite(inside), inside, np.nan)  # of an empty region
     parts = [[values[i] for i in indices] for values in (arrays.masks, maps, arrays.rois)]
     values = regions.region_metrics(arrays.labels[indices], inside[indices], *parts, cut, image_cut)
+    for name in () if defined else [n for n in values if n.startswith("image_")]:
+        values[name] = np.nan
+        values["undefined"][name] = "the score is no maximum of a map"
     found["undefined"] = found["undefined"] | values.pop("undefined")
     found |= {name: None if np.isnan(value) else value for name, value in values.items()}
 

@@ -8,9 +8,10 @@ not to be had, for which ours stand in) and `claims(rows)`.
 """
 
 import csv
+import json
 import math
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.resources import files
 
 from ganspect.evaluation.statistics import seed_interval
@@ -29,6 +30,7 @@ BOUNDS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.
 COSTS = ("training_seconds", "parameters", "peak_megabytes")  # of a run, in no protocol
 # That none of the papers prints.
 EXTRA = ("image_f1_max", "pixel_aupro_0.30", "pixel_aupimo", "pixel_f1_max", *COSTS)
+SEEN = "regions of interest made ("  # a note on a recipe that was chosen with test images in view
 METRICS = (
     *("image_auroc", "image_ap", "image_f1_max", "image_accuracy_oracle"),
     *("image_balanced_accuracy_oracle", "image_balanced_accuracy"),
@@ -176,17 +178,32 @@ def measured(paper, cells, runs):
 
 def by_category(paper, cells, runs):
     """The rows of `measured` without the means, as a list of `Found`."""
-    trainings = {}
+    stored = {}
     for cell, run in counted(cells, runs):
-        trainings.setdefault((cell.method, cell.subject, cell.protocol), {})[cell.seed] = run
+        stored.setdefault((cell.method, cell.subject, cell.protocol), {})[cell.seed] = run
+    trainings = {place: _alike(paper.METHODS[place[0]], by_seed) for place, by_seed in stored.items()}
     found, printed = [], _printed(paper)
     for (method, subject, protocol), by_seed in trainings.items():
         protocols = [protocol] if protocol != "both" else ["paper", "clean"]
         if "paper" in protocols and protocol == "both" and (method, subject, "paper") in trainings:
             protocols.remove("paper")  # trained on all normals: that run speaks for the paper's protocol
         for name in protocols:
-            found += _rows(paper, method, subject, name, by_seed, printed)
+            rows = _rows(paper, method, subject, name, by_seed, printed)
+            left = sorted({*stored[method, subject, protocol]} - {*by_seed})
+            for x in rows if left else ():
+                x.row["note"] = _texts(x.row["note"], f"seeds of other settings left out: {', '.join(map(str, left))}")
+            found += rows
     return found
+
+
+def _alike(method, by_seed):
+    """The runs of the seeds that were trained by the same settings: of most seeds, else of most epochs."""
+    groups = {}
+    for seed, run in by_seed.items():
+        names = {f.name for f in fields(method.config)} | {"data", "drawn", "normals", "protocol", "precision"}
+        settings = {name: value for name, value in run.config.items() if name in names - {"seed"}}
+        groups.setdefault(json.dumps(settings, sort_keys=True), {})[seed] = run
+    return max(groups.values(), key=lambda some: (len(some), max(run.epochs_done() for run in some.values())))
 
 
 def counted(cells, runs):
@@ -240,7 +257,9 @@ def _view_rows(paper, ours, subject, protocol, by_seed, view, printed):
     if not measured:
         return []
     metrics = next(iter(measured.values()))
-    common, note = _common(paper, subject, protocol, run, metrics, changes, view)
+    notes = list(dict.fromkeys(text for found in measured.values() for text in found.get("notes", ())))
+    runs = {seed: by_seed[seed] for seed in measured}
+    common, note = _common(paper, subject, protocol, runs, metrics | {"notes": notes}, changes, view)
     images = metrics["train_images"], metrics["all_train_images"]
     trained = f"trained on {images[0]} of {images[1]} normal images"
     after = f"after {view.epoch} of the {view.milestone} epochs" if 0 < view.epoch < view.milestone else ""
@@ -260,6 +279,9 @@ def _view_rows(paper, ours, subject, protocol, by_seed, view, printed):
         beside = beside and metric in paper.TABLES[table]["metrics"]
         limits = Limits(common["data"] != "paper", "", beside, *map(bool, changes), view.share)
         row["verdict"] = verdict(row, printed.get(_key(row)), limits)
+        seen = any(text.startswith(SEEN) for text in _that_bears_on(ours, metric, note).split("; "))
+        if protocol == "clean" and seen:  # test images had a part in it
+            continue
         undefined = first["undefined"].get(metric) or first["undefined"].get(metric.split("_")[0])
         undefined = f"undefined: {undefined}" if undefined else ""
         said = _texts(after, trained, interval, undefined, _beyond(paper, metric), ours.note)
@@ -376,9 +398,10 @@ def headline(paper, method):
     return method.label + next(iter(method.of(paper, "scores").values()))
 
 
-def _common(paper, subject, protocol, run, metrics, changes, view):
-    """The columns that all rows of a view share, and the remarks on its data."""
-    manifest = run.manifest
+def _common(paper, subject, protocol, runs, metrics, changes, view):
+    """The columns that all rows of a view share, and the remarks on its data; `runs` are those of the seeds."""
+    commits = [_commit(metrics if "commit" in metrics else run.manifest) for run in runs.values()]
+    manifests = [run.manifest for run in runs.values()]
     data, note = describe_data(subject, metrics)
     private = [getattr(paper, "PRIVATE", {}).get(table) for table in view.tables]
     if private and all(private):
@@ -391,11 +414,16 @@ def _common(paper, subject, protocol, run, metrics, changes, view):
         "schedule": f"{view.share:.4g}",
         "model": "; ".join(sum(changes, [])) or "paper",
         "data": data,
-        "command": manifest["command"],
-        "commit": (manifest["commit"] or "")[:12] + ("+changes" if manifest["dirty"] else ""),
-        "hardware": _hardware(run),
-        "date": manifest["date"],
+        "command": _each(manifest["command"] for manifest in manifests),
+        "commit": _each(commits),
+        "hardware": _each(map(_hardware, runs.values())),
+        "date": max(manifest["date"] for manifest in manifests),
     }, note
+
+
+def _commit(facts):
+    """The commit of the code that a manifest or a set of metrics names, and whether it was changed."""
+    return (facts["commit"] or "")[:12] + ("+changes" if facts["dirty"] else "")
 
 
 def _hardware(run):
@@ -443,13 +471,14 @@ def _costs(paper, method, subject, by_seed, view):
     for metric, (of, note) in stored.items():
         values = {seed: of(run) for seed, run in by_seed.items()}
         if None not in values.values():
-            found.append(_cost(paper, method, subject, metric, values, note, run, view))
+            found.append(_cost(paper, method, subject, metric, values, note, run, view, by_seed))
     return found
 
 
-def _cost(paper, method, subject, metric, values, note, run, view):
+def _cost(paper, method, subject, metric, values, note, run, view, by_seed):
     """One row of `_costs`."""
-    common, _ = _common(paper, subject, "paper", run, run.metrics, _changes(method, subject, run, view), view)
+    changes = _changes(method, subject, run, view)
+    common, _ = _common(paper, subject, "paper", by_seed, run.metrics, changes, view)
     row = {**common, "table": _table(paper, view.tables, metric), "method": method.label, "metric": metric}
     row |= {"value": sum(values.values()) / len(values), "low": None, "high": None, "seeds": len(values), "verdict": ""}
     row["note"] = _texts(note, _beyond(paper, metric))
@@ -500,8 +529,8 @@ def _mean(members, partial):
     rows, limits = [x.row for x in members], [x.limits for x in members]
     row = {**rows[0], "value": sum(r["value"] for r in rows) / len(rows), "low": None, "high": None}
     row |= {"seeds": min(r["seeds"] for r in rows), "date": max(r["date"] for r in rows)}
-    row |= {name: "; ".join(dict.fromkeys(r[name] for r in rows)) for name in ("schedule", "command")}
-    row |= {name: "; ".join(dict.fromkeys(r[name] for r in rows)) for name in ("commit", "hardware")}
+    for name in ("schedule", "command", "commit", "hardware"):
+        row[name] = _each(text for r in rows for text in r[name].split("; "))
     for name in ("model", "data"):
         parts = dict.fromkeys(part for r in rows for part in r[name].split("; ") if part != "paper")
         row[name] = "; ".join(parts) or "paper"
@@ -535,6 +564,11 @@ def beyond(paper, metric):
 
 def _beyond(paper, metric):
     return "beyond the paper" if beyond(paper, metric) else ""
+
+
+def _each(texts):
+    """Different texts, each once."""
+    return _texts(*dict.fromkeys(texts))
 
 
 def _texts(*texts):

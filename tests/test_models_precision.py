@@ -45,6 +45,22 @@ def test_a_step_in_bfloat16():
     assert moved[0] > 0 and moved[1] == pytest.approx(moved[0], rel=0.2)  # Adam's first step: signs of the gradients
 
 
+LIGHT = ("cbigan", "fanogan")  # their penalties mix outputs of networks with images
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in LIGHT)) for n in TINY])
+def test_every_method_steps_in_bfloat16(name):
+    found = {}
+    for precision in (FULL, BRAIN):
+        detector = TINY[name].build()
+        detector.precision = precision
+        batch = TINY[name].batch()
+        batch = {k: tf.constant(v) for k, v in batch.items()} if isinstance(batch, dict) else tf.constant(batch)
+        found[precision] = {key: float(value) for key, value in tf.function(detector.one_step)(batch).items()}
+    assert all(np.isfinite(value) for value in found[BRAIN].values())
+    assert found[BRAIN] != found[FULL] and found[BRAIN].keys() == found[FULL].keys()
+
+
 def test_scores_after_it_are_float32s():
     """What is traced outside of a step computes in float32: a twin that never saw bfloat16 scores alike to the bit."""
     mixed, _, _ = one_step(BRAIN)

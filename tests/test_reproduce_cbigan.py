@@ -70,7 +70,8 @@ def test_claims_are_stated_either_way():
     def row(method, category, value, metric="image_auroc", protocol="paper"):
         label = cbigan.METHODS[method].label
         note = "mean of 2 of 15 categories: grid, pill; more"
-        return dict(method=label, category=category, metric=metric, value=value, protocol=protocol, note=note, seeds=1)
+        found = dict(method=label, category=category, metric=metric, value=value, protocol=protocol, note=note, seeds=1)
+        return found | {"schedule": "1"}
 
     rows = [row("cbigan", "overall", 0.6), row("bigan", "overall", 0.5), row("cbigan", "textures", 0.4)]
     rows += [row("cbigan", "objects", 0.7), row("bigan", "overall", 0.9, protocol="clean")]
@@ -80,6 +81,8 @@ def test_claims_are_stated_either_way():
     assert found["image_auroc: textures are CBiGAN's strength"][0] is False
     assert found["image_auroc: CBiGAN is above its autoencoder limit on textures"][0] is None
     assert found["image_balanced_accuracy_oracle: CBiGAN is above its BiGAN limit"][0] is None
+    other = [row("cbigan", "overall", 0.6), row("bigan", "overall", 0.5) | {"note": "mean of 1 of 15 categories: pill"}]
+    assert next((holds, text) for _, holds, text in cbigan.claims(other))[0] is None
     nearly = [row("cbigan", "overall", 0.515), row("bigan", "overall", 0.5)]
     assert next(holds for _, holds, _ in cbigan.claims(nearly)) is False  # equal as far as verdicts go
 

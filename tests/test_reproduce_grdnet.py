@@ -45,7 +45,7 @@ def test_which_tables_a_training_stands_in():
     assert longer("grdnet", 200) == longer("grdnet-case-2", 100) == []
     assert views("residual-ae", 500) == [(500, ("1",), 500, 1, False), (250, ("1",), 250, 1, False)]
     assert views("residual-ae", 60) == [(60, ("1",), 250, 0.24, False)]
-    assert views("grdnet-case-3", 10) == [(10, ("7",), 100, 0.1, False), (10, ("roi",), 0, 0.05, True)]
+    assert views("grdnet-case-3", 10) == [(10, ("7",), 100, 0.1, False), (10, ("roi",), 0, 0.1, True)]
     assert views("ganomaly", 200) == [(200, ("5",), 200, 1, False)]
     assert milestones.to_score(grdnet, grdnet.METHODS["draem"], PILL, 200) == {10, 35, 100}
 

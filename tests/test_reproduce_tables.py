@@ -58,7 +58,7 @@ def test_departures_are_sorted_by_what_they_change():
     config = vars(FCBiGANConfig(width=16, epochs=10, reconstruction_weight=1.0, channels=3, seed=5, map_stride=8))
     method, subject = fcbigan.METHODS["fcbigan"], fcbigan.SUBJECTS[0]
     assert cells.departures(method, subject, config) == (
-        ["width 16"],
+        ["channels 3", "width 16"],
         ["epochs 10"],
         ["reconstruction_weight 1.0"],
         ["map_stride 8"],

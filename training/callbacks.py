@@ -34,18 +34,22 @@ class Recorder(keras.callbacks.Callback):
     def __init__(self, run, first_epoch, steps, measure=None, every=1):
         super().__init__()
         self.run, self.steps, self.measure, self.every = run, steps, measure, every
-        self.saved = first_epoch
+        self.saved, self.started = first_epoch, None
         self.rows = [row for row in run.read_table("history.csv") if int(row["epoch"]) <= first_epoch]
 
     def on_epoch_begin(self, epoch, logs=None):
         self.started = time.perf_counter()
+
+    def unfinished(self):
+        """Seconds of an epoch that was left in its middle; 0.0 where none was."""
+        return 0.0 if self.started is None else time.perf_counter() - self.started
 
     def on_epoch_end(self, epoch, logs=None):
         losses = {name: float(value) for name, value in sorted(logs.items())}
         bad = [name for name, value in losses.items() if not math.isfinite(value)]
         if bad:
             raise Diverged(f"{', '.join(bad)} not finite in epoch {epoch + 1}; {self.kept()}")
-        seconds = time.perf_counter() - self.started
+        seconds, self.started = time.perf_counter() - self.started, None
         row = {"epoch": epoch + 1, "step": (epoch + 1) * self.steps, **losses}
         row |= self.measure(epoch + 1) if self.measure else {}
         self.rows.append({**row, "seconds": round(seconds, 2)})
@@ -128,6 +132,13 @@ class EarlyStop(keras.callbacks.Callback):
     def is_over(self):
         errors = self.errors()
         return bool(errors) and max(errors) - min(errors, key=errors.get) >= self.patience
+
+    def on_train_begin(self, logs=None):
+        """After a kill between an epoch's checkpoint and its best one, the latter is written now."""
+        errors, saved = self.errors(), self.recorder.saved
+        if errors and min(errors, key=errors.get) == saved and position_of(self.best) != (saved, 0):
+            if first_step(self.model) == 0:
+                _save(self.best, self.model, saved)
 
     def on_epoch_end(self, epoch, logs=None):
         errors = self.errors()
