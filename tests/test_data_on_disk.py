@@ -86,6 +86,16 @@ def test_training_from_disk_equals_training_from_memory():
     fit_on_disk.main()
 
 
+def test_many_images_on_disk_share_a_few_files():
+    """Each mapping takes a file descriptor, of which a process has about a thousand."""
+    before, shelf = len(os.listdir("/proc/self/fd")), on_disk.Shelf(limit=0)
+    arrays = [np.full((5, 7 + i % 3), i, dtype) for i in range(200) for dtype in ("uint8", "float32")]
+    kept = [shelf.put(array) for array in arrays]
+    assert all(map(on_disk.is_on_disk, kept)) and len(os.listdir("/proc/self/fd")) <= before + 2
+    for array, copy in zip(arrays, kept, strict=True):
+        np.testing.assert_array_equal(array, copy)
+
+
 @pytest.mark.slow
 def test_training_from_disk_equals_training_from_memory_on_jax():
     pytest.importorskip("jax")

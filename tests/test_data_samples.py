@@ -1,5 +1,6 @@
 """The scanner recognises each layout and matches masks and regions by stem."""
 
+import os
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ganspect.data.check import check
 from ganspect.data.samples import (
     OFFICIAL_COUNTS,
     DataError,
@@ -380,3 +382,25 @@ def test_masks_of_kinds_are_required_where_some_have_one(tmp_path):
     write(tmp_path / "masks/a.png", 255)
     category = scan_kinds(tmp_path)
     assert {s.defect for s in category.test} == {"good", "bad"} and category.ignored[0][0].name == "masks"
+
+
+def test_images_of_which_nobody_says_what_they_show_are_no_anomalies(tmp_path):
+    """Images directly in train/ and test/ have no label, nor have those in test/ beside train/good."""
+    for name in ("train/a", "test/b", "test/c"):
+        write(tmp_path / "flat" / f"{name}.png", 0)
+    assert scan_kinds(tmp_path / "flat") is None
+    for name in ("train/good/a", "test/b", "test/good/c"):
+        write(tmp_path / "mixed" / f"{name}.png", 0)
+    for category in (scan(tmp_path / "mixed"), scan_kinds(tmp_path / "mixed")):
+        assert [s.name for s in category.test] == ["test/good/c.png"]
+        assert [path.name for path, _ in category.ignored] == ["b.png"]
+
+
+def test_names_that_are_no_utf8_are_read(tmp_path):
+    path = tmp_path / os.fsdecode(b"pr\xfcf.png")
+    try:
+        write(path, 0)
+    except OSError:
+        pytest.skip("the file system takes UTF-8 names alone")
+    report = check(scan(tmp_path))
+    assert report.ok and len(report.fingerprint) == 64

@@ -71,6 +71,18 @@ def test_focal_loss_by_hand():
     assert float(certain) == pytest.approx(-((1 - 1e-5) ** 2) * math.log(1e-5), rel=1e-4)  # finite
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_the_focal_loss_has_a_gradient_where_a_pixel_is_certain(gamma):
+    import tensorflow as tf
+
+    probabilities = tf.constant([[1.0, 0.0, 0.5, 1.0]], shape=(1, 2, 2, 1))
+    target = tf.constant([[1.0, 0.0, 1.0, 0.0]], shape=(1, 2, 2, 1))
+    with tf.GradientTape() as tape:
+        tape.watch(probabilities)
+        loss = losses.focal_loss(probabilities, target, gamma)
+    assert np.isfinite(tape.gradient(loss, probabilities)).all()
+
+
 def test_region_overlap_by_hand():
     marked = np.array([[0.5, 0.5, 0.0, 0.0], [1.0, 0.0, 1.0, 1.0], [0.0] * 4], "float32").reshape(3, 2, 2, 1)
     region = np.array([[1, 0, 0, 0], [1, 1, 1, 0], [1, 1, 0, 0]], "float32").reshape(3, 2, 2, 1)

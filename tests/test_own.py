@@ -285,6 +285,33 @@ def test_inside_regions_what_lies_outside_does_not_count(trained, tmp_path):
     assert found["images_outside"] == 1 and 0 <= found["image_balanced_accuracy_roi"] <= 1
 
 
+def test_what_the_threshold_rests_on_is_said(trained, tmp_path):
+    """A threshold from labelled images has a rate with a bound; measured on these images again, it says so."""
+    root, detector = copied(trained, tmp_path)
+    done = inline("calibrate", detector, "--labelled", root / "test")
+    stored = json.loads((detector / "calibration.json").read_text())
+    assert 0 < stored["expected_rate"] < stored["rate_bound"] < 1 and stored["false_alarm_rate"] is None
+    assert "at most" in done.stdout
+    done = inline("evaluate", detector, "--data", root / "test")
+    assert "9 of these images chose the threshold" in done.stdout, done.stderr
+    assert inline("export", detector).returncode == 0
+    assert "9 of them chose the threshold." in (detector / "export" / "README.md").read_text()
+    assert inline("calibrate", detector, "--normals", root / "test" / "OK").returncode == 0
+    done = inline("evaluate", detector, "--data", root / "test")
+    assert "5 images that the detector was trained or calibrated on are left out" in done.stdout, done.stderr
+
+
+def test_a_folder_of_something_else_is_not_trained_in(folders, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "manifest.json").write_text("mine")
+    for more in ((), ("--force",)):
+        line = ("train", "--method", "ganomaly", "--data", folders / "normal", "--output", tmp_path / "photos", *SMALL)
+        done = inline(*line, *more)
+        assert done.returncode == 1 and "holds no detector" in done.stderr
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["photos"]
+    assert (tmp_path / "photos" / "manifest.json").read_text() == "mine"
+
+
 def test_an_evaluation_of_another_threshold_is_not_exported(trained, tmp_path):
     root, detector = copied(trained, tmp_path)
     own.evaluate(detector, root / "test")

@@ -207,6 +207,9 @@ def test_globs_links_and_own_results(local, tmp_path, monkeypatch):
     done = predict(local, "in/results/heatmaps", "--output", "in/results")
     assert done.returncode == 1 and "passed over" in done.stderr
     assert "passed over" in predict(local, "in", "--output", "in").stderr
+    shutil.copytree(tmp_path / "in" / "results", tmp_path / "in" / "earlier")
+    assert found("in", out="elsewhere") == everything  # no picture of either folder of results
+    assert {os.path.basename(path) for path in inputs.find(["in"], "elsewhere").own} >= {"heatmaps", "overlays"}
     assert predict(local, "in/*.gif", "--output", "out").returncode == 1
     os.mkfifo(tmp_path / "in" / "pipe.png")
     assert {i.error for i in inputs.find(["in", "none.png"], "out").items} == {"", "not a regular file", "no such file"}

@@ -138,6 +138,18 @@ def test_rows_join_seeds_and_protocols(tmp_path):
         assert len(list(csv.DictReader(file))) == len(rows)
 
 
+def test_seeds_of_other_settings_are_no_seeds_of_a_row(tmp_path):
+    """Two seeds at width 64 and one at width 8: the row is of the two, and says which is left out."""
+    stored_run(tmp_path, 0, 0.50, width=8)
+    for seed, value in ((1, 0.94), (2, 0.96)):
+        run = stored_run(tmp_path, seed, value)
+        write_json(run.path / "manifest.json", run.manifest | {"command": f"c{seed}"})
+    rows = tables.measured(fcbigan, plan.every_cell(fcbigan, tmp_path), tmp_path)
+    main = next(r for r in rows if r["method"] == "FCBiGAN" and r["metric"] == "pixel_auroc")
+    assert (main["value"], main["seeds"], main["model"], main["command"]) == (0.95, 2, "paper", "c1; c2")
+    assert main["note"].endswith("seeds of other settings left out: 0")
+
+
 def test_a_training_on_all_normals_speaks_for_the_paper_protocol(tmp_path):
     stored_run(tmp_path, 0, 0.90)
     stored_run(tmp_path, 0, 0.95, protocol="paper")

@@ -178,7 +178,7 @@ def test_early_stopping_is_a_function_of_the_history(tmp_path):
 def test_early_stopping_keeps_the_best_weights_and_resumes_to_the_same_stop(textures, tmp_path):
     errors = {1: 0.9, 2: 0.3, 3: 0.2, 4: 0.4, 5: 0.5, 6: 0.6}
     ends = []
-    for name, stops in (("straight", (9,)), ("resumed", (4, 9))):
+    for name, stops in (("straight", (9,)), ("resumed", (4, 9)), ("killed", (3, 9))):
         run = Run(tmp_path / name)
         for epochs in stops:
             detector = QUICK.build()
@@ -189,11 +189,14 @@ def test_early_stopping_keeps_the_best_weights_and_resumes_to_the_same_stop(text
             recorder = Recorder(run, start.epoch, 1, lambda epoch: {"held_out_mae": errors[epoch]})
             early = EarlyStop(recorder, run.path / "best.npz", patience=2, start=2)
             fit(detector, stack, sampler, epochs, start, [recorder, early])
+            if (name, epochs) == ("killed", 3):  # behind the epoch's checkpoint, before its best one
+                (run.path / "best.npz").unlink()
         assert [row["epoch"] for row in run.read_table("history.csv")] == ["1", "2", "3", "4", "5"]
         assert load_state(run.path / "best.npz", detector.state) == Position(3)
         ends.append(numbers(detector.state))
-    for a, b in zip(*ends, strict=True):
-        np.testing.assert_array_equal(a, b)
+    for a, *others in zip(*ends, strict=True):
+        for b in others:
+            np.testing.assert_array_equal(a, b)
 
 
 def test_a_machine_that_only_scores_did_not_train(tmp_path):
