@@ -22,8 +22,9 @@ import timing
 PAGE = Path(__file__).with_name("results.md")
 HEAD = """# Benchmarks
 
-`make benchmark` runs all of it and writes this page. Each figure is a ratio of medians of ways that take turns in one
-process, so that it travels better than seconds do. Beside every section stands what NumPy's float32 matrix product
+`make benchmark` runs the sections that `benchmarks/__main__.py` lists and writes this page (those beside PyTorch need
+`pip install ".[benchmark]"`); others were made by the commands beside them. Each figure is a ratio of medians of ways
+that take turns in one process, so that it travels better than seconds do. Beside every section stands what NumPy's float32 matrix product
 reached on the machine just before and after it, GFLOP/s: where the two differ, other work was going on. Of a processor
 without AVX-512, where TensorFlow by default takes kernels of its own: `results_avx2.md`.
 """

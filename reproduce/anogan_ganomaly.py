@@ -144,7 +144,7 @@ def full_anogan(subject):
 
 CLOUD_ANOGAN = dict(width=32, steps_per_epoch=28)
 SMALL = dict(width=16)
-ONE = ("casting",)  # two hours on two cores
+ONE = ("casting",)  # three hours on two cores
 QUICK_ANOGAN = Profile(
     quick_anogan, minutes=60, gigabytes=2, drawn=(100, 100), normals=50, train=50, categories=ONE
 )  # fmt: skip

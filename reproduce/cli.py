@@ -86,7 +86,12 @@ def add_reproduce(commands):
     command.add_argument(
         "--checkpoint-every", type=int, default=1, metavar="N", help="epochs from checkpoint to checkpoint; default: 1"
     )
-    command.add_argument("--curve", type=int, metavar="N", help="how often to score the test set while training")
+    command.add_argument(
+        "--curve",
+        type=int,
+        metavar="N",
+        help="how many times the test set is scored while training, evenly spread; 0: never",
+    )
     command.add_argument("--plan", action="store_true", help="print the cells, time, disk and memory, and stop")
     command.set_defaults(run=reproduce)
 

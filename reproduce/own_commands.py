@@ -18,7 +18,9 @@ def add_own(commands):
     command.add_argument("--data", required=True, metavar="FOLDER", help="normal images, or a category as in MVTec AD")
     command.add_argument("--output", default="detector", metavar="DIR", help="the detector's folder; default: detector")
     command.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change settings of the method")
-    command.add_argument("--epochs", type=whole_number(1), metavar="N", help="the same as --set epochs=N")
+    command.add_argument(
+        "--epochs", type=whole_number(1), metavar="N", help="epochs (f-anogan: --set gan_epochs=N encoder_epochs=M)"
+    )
     command.add_argument(
         "--held-out",
         type=int,

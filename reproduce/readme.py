@@ -192,11 +192,12 @@ def table(name, results):
 
 
 def _cells(found, clean):
-    """Printed value, ours with its interval, ours by the clean protocol."""
+    """Printed value, ours with interval and number of seeds, where there are several, ours by the clean protocol."""
     if found is None:
         return ["", "", clean["clean"] if clean else ""]
-    interval = f" ({found['interval']})" if found["interval"] else ""
-    return [found["printed"], found["paper"] + interval, clean["clean"] if clean else ""]
+    known = [found["interval"], f"{found['seeds']} seeds" if found["paper"] and int(found["seeds"]) > 1 else ""]
+    beside = f" ({'; '.join(filter(None, known))})" if any(known) else ""
+    return [found["printed"], found["paper"] + beside, clean["clean"] if clean else ""]
 
 
 def rewritten(text, results):

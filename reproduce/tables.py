@@ -626,7 +626,7 @@ def joined(paper, rows, failed=()):
 
     Returns:
         `{table: list of dicts}` with text fields: category, method, metric, printed, paper, clean, interval, verdict,
-        budget, note; and for links and choices label, dataset, place (the category's own name), beyond (whether
+        seeds, budget, note; and for links and choices label, dataset, place (the category's own name), beyond (whether
         the paper prints no such metric).
     """
     ours, beside = {}, _printed(paper)
@@ -692,9 +692,10 @@ def _line(paper, printed, found, key, failed=None):
         text[protocol] = show(found[protocol]["value"], metric) if protocol in found else ""
     if any_row is None:
         verdict = (failed or {}).get((method, dataset, category)) or _without_run(paper, printed)
-        return text | {"verdict": verdict, "interval": "", "budget": ""}
+        return text | {"verdict": verdict, "interval": "", "seeds": "", "budget": ""}
     low, high = any_row["low"], any_row["high"]
     text["interval"] = f"{show(low, metric)} to {show(high, metric)}" if low is not None else ""
+    text["seeds"] = str(any_row["seeds"])
     text["verdict"] = any_row["verdict"]
     shares = ", ".join(f"{100 * float(share):.3g} %" for share in any_row["schedule"].split("; "))
     text["budget"] = f"{shares} of the schedule; {any_row['model']}"
