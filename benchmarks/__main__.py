@@ -24,9 +24,9 @@ HEAD = """# Benchmarks
 
 `make benchmark` runs the sections that `benchmarks/__main__.py` lists and writes this page (those beside PyTorch need
 `pip install ".[benchmark]"`); others were made by the commands beside them. Each figure is a ratio of medians of ways
-that take turns in one process, so that it travels better than seconds do. Beside every section stands what NumPy's float32 matrix product
-reached on the machine just before and after it, GFLOP/s: where the two differ, other work was going on. Of a processor
-without AVX-512, where TensorFlow by default takes kernels of its own: `results_avx2.md`.
+that take turns in one process, so that it travels better than seconds do. Beside every section stands what NumPy's
+float32 matrix product reached on the machine just before and after it, GFLOP/s: where the two differ, other work was
+going on. Of a processor without AVX-512, where TensorFlow by default takes kernels of its own: `results_avx2.md`.
 """
 VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}  # flags of /proc/cpuinfo, the widest first
 
