@@ -394,7 +394,7 @@ def calibrate(folder, rate=0.05, normals=None, labelled=None, choice="f1", say=N
     _announce(detector, images, say)
     scores, peaks, _ = _examined(detector, images, regions)
     found = thresholds.rate_threshold(scores, rate)
-    scaled = "; about, for the same images set the scale of the scores" if detector.fitted else ""
+    scaled = "; rates are approximate: the same images set the scale of the scores" if detector.fitted else ""
     pixel = thresholds.rate_threshold(peaks, rate)
     stored = {
         "threshold": found.value,
