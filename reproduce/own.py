@@ -723,6 +723,8 @@ def export(folder, output=None):
     calibration, evaluation = _calibration(run), read_json(run.path / "evaluation" / "metrics.json")
     if evaluation and evaluation.get("threshold") != calibration["threshold"]:
         evaluation = None  # of a threshold that is no longer the detector's
+    if evaluation:
+        evaluation.pop("data", None)  # where the images lie here is nobody's business elsewhere
     place, manifest, name = Path(output or run.path / "export"), run.manifest, run.config["method"]
     try:
         return place, model_folder.write(

@@ -77,6 +77,7 @@ def test_each_command_on_what_the_one_before_left(trained, tmp_path):
     assert done.returncode == 0 and "next: ganspect predict" in done.stdout, done.stderr
     metadata = json.loads((detector / "export" / "metadata.json").read_text())
     assert metadata["threshold"] == stored["threshold"] and metadata["evaluation"]["anomalous"] == 4
+    assert str(root) not in (detector / "export" / "metadata.json").read_text()
     loaded = tf.saved_model.load(detector / "export" / "1")
     for row in rows:
         image = np.asarray(Image.open(root / "test" / row["image"]))[None, ..., None]

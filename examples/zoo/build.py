@@ -14,7 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 RUNS = Path("runs/zoo")
-DATA = "DATA/synthetic"
+DATA = RUNS / "data" / "synthetic"
 MARKS = ("<!-- models -->\n", "<!-- end -->")
 # method: category of the synthetic set, options of `train`
 MODELS = {
@@ -62,8 +62,8 @@ def table():
 
 def main(methods):
     """Builds the methods named, or those that are missing; then writes the table."""
-    if not Path(DATA).exists():
-        subprocess.run(shlex.split(f"ganspect data make {Path(DATA).parent}"), check=True)
+    if not DATA.exists():
+        subprocess.run(shlex.split(f"ganspect data make {DATA.parent}"), check=True)
     for method in methods or [name for name in MODELS if not (HERE / name / "metadata.json").exists()]:
         for line in commands(method):
             print(line, flush=True)
