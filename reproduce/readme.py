@@ -128,7 +128,10 @@ HEADLINES = (
         for metric in metrics
         for label in ("GRD-Net", "GRD-Net, Perlin colours", "DRAEM")
     ),
-    ("GRD-Net (IJIS 2023)", "grdnet", "5", "pill", "GANomaly", "pill, 200 epochs", AUROC),
+    *(
+        ("GRD-Net (IJIS 2023)", "grdnet", "5", "pill", label, "pill, 200 epochs", AUROC)
+        for label in ("GRD-Net", "DRAEM", "GANomaly")
+    ),
 )
 
 
