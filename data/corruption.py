@@ -1,7 +1,7 @@
 """Training batches of GRD-Net and DRAEM: rotated images with synthetic defects, written once for both backends.
 
-A defect is a thresholded map of Perlin noise filled with random pixels (GRD-Net), smooth colours or pictures of
-textures (DRAEM). All samples of a batch are made at once: a map of Perlin noise is four small matrix products, and
+A defect is a thresholded map of Perlin noise filled with random pixels (GRD-Net), smooth colours, grays or pictures
+of textures (DRAEM). All samples of a batch are made at once: a map of Perlin noise is four small matrix products, and
 each random number is a hash of (the sample's key, where the number is used), equal on every backend.
 """
 
@@ -14,8 +14,10 @@ from keras import ops
 from ganspect.data.patches import Sampler, take_patches
 from ganspect.data.rotation import take_rotated
 
-NOISES = ("rgb", "perlin", "texture")
-_MAP, _FILLING = 0, 1  # streams of random numbers; the coloured maps take one for each channel from _FILLING on
+NOISES = ("rgb", "perlin", "gray", "texture")
+# Streams of random numbers; the coloured maps take one for each channel from _FILLING on.
+_MAP, _FILLING, _TONES = 0, 1, 16
+_CHOSEN = 0.3  # [GRD-tf] three of ten operations are applied to a gray map
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ class CorruptedSampler(Sampler):
         opacity: range of b, uniform and one for each image.
         turn_noise: rotate the noise by a uniform angle in [-pi/2, pi/2], 0 beyond it, before it is thresholded.
         noise: "rgb", random values in {0, ..., 255} for each pixel; "perlin", for each channel a map of its own, of the
-            mask's scales, stretched to 0..255; "texture", an image of `sources` rotated by a uniform angle in
+            mask's scales, stretched to 0..255; "gray", the mask's own map times 255, with a probability of 0.3 each its
+            gamma in each channel (0.5 to 2) and its brightness (0.8 to 1.2 times, plus -30 to 30) changed, inverted:
+            three of the authors' ten operations; "texture", an image of `sources` rotated by a uniform angle in
             [-pi/4, pi/4] and mirrored beyond its edges.
         sources: uint8 `[T, p, p, C]` (`data.sources`), for "texture" alone.
         stride: patches start at multiples of it, pixels, which may leave the last rows and columns out; 0 lets them
@@ -175,9 +179,21 @@ class CorruptedSampler(Sampler):
             maps = ops.stack([perlin_noise(*scales, _FILLING + i) for i in range(channels)], axis=-1)
             low, high = ops.min(maps, axis=(1, 2), keepdims=True), ops.max(maps, axis=(1, 2), keepdims=True)
             return 255 * (maps - low) / ops.maximum(high - low, 1e-6)
+        if self.noise == "gray":
+            return self._grays(row, channels)
         if self.sources.shape[-1] != channels:
             raise ValueError(f"sources have {self.sources.shape[-1]} channels, the images {channels}")
         return self._turned(self.sources, row["source_angle"], "reflect", row["source"])
+
+    def _grays(self, row, channels):
+        """The masks' own maps as gray, 0..255, in tones drawn for each sample: `[B, p, p, C]`."""
+        drawn = uniform(random_bits(row["key"], 5 + channels, _TONES))[:, None, None, :]
+        bent, lit, inverted, factor, term, curve = (*(drawn[..., i : i + 1] for i in range(5)), drawn[..., 5:])
+        gray = ops.clip(self._noise_map(row, _MAP), 0, 1)
+        gray = gray ** ops.where(bent < _CHOSEN, 0.5 + 1.5 * curve, 1.0)
+        brighter = ops.clip(gray * (0.8 + 0.4 * factor) + (60 * term - 30) / 255, 0, 1)
+        gray = ops.where(lit < _CHOSEN, brighter, gray)
+        return 255 * ops.where(inverted < _CHOSEN, 1 - gray, gray)
 
     def _turned(self, squares, angle, fill, which=None):
         """Whole images `[T, p, p, C]` rotated about their centres, all in order or those in `which`: `[B, p, p, C]`."""

@@ -85,7 +85,7 @@ class GRDNetConfig:
     epochs: int = 200  # [paper, 2q]
     corrupted: float = 0.75  # [2g] share of corrupted images
     highest_scale: int = 5  # [2g] cells of Perlin noise along an axis: 2^0 to 2^5
-    noise: str = "rgb"  # [2h] a random colour for each pixel; "perlin": smooth colours; "texture": as DRAEM's
+    noise: str = "rgb"  # [2h] a random colour for each pixel; "perlin": smooth colours; "gray"; "texture"
     textures: int = 256  # [ours] as DRAEM's, for that noise alone
     texture_folder: str = ""  # likewise
     seed: int = 0

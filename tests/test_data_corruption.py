@@ -117,7 +117,32 @@ def test_random_numbers_are_uniform_and_uncorrelated():
     assert np.abs(np.corrcoef(pixels.T) - np.eye(3)).max() < 5 / np.sqrt(n)
 
 
-@pytest.mark.parametrize("noise", ["rgb", "perlin", "texture"])
+def grays_by_hand(s, row):
+    """The mask's map of each sample in the tones of its numbers, one sample and one operation after the other."""
+    pictures = []
+    maps = 255 * np.clip(np.array(s._noise_map(row, 0), "float64"), 0, 1)
+    for gray, u in zip(maps, np.array(uniform(random_bits(row["key"], 8, 16)), "float64"), strict=True):
+        picture = np.repeat(gray, 3, -1)
+        if u[0] < 0.3:
+            picture = np.stack([255 * (picture[..., i] / 255) ** (0.5 + 1.5 * u[5 + i]) for i in range(3)], -1)
+        if u[1] < 0.3:
+            picture = np.clip(picture * (0.8 + 0.4 * u[3]) - 30 + 60 * u[4], 0, 255)
+        pictures.append(255 - picture if u[2] < 0.3 else picture)
+    return np.stack(pictures)
+
+
+def test_gray_noise_has_every_tone():
+    s = sampler(noise="gray", corrupted=1.0, count=400, batch_size=400)
+    row = row_of(s)
+    inside = np.array(s.masks(row))[..., 0] > 0
+    filling = np.array(s._filling(row, 3))
+    shown = [picture[m] for picture, m in zip(filling, inside, strict=True) if m.any()]
+    dark = np.mean([pixels.mean() < 127.5 for pixels in shown])
+    coloured = np.mean([np.ptp(pixels, axis=1).max() > 1 for pixels in shown])
+    assert dark == pytest.approx(0.3, abs=0.1) and coloured == pytest.approx(0.3, abs=0.08)
+
+
+@pytest.mark.parametrize("noise", ["rgb", "perlin", "gray", "texture"])
 def test_the_blend_is_the_formula_and_clean_samples_are_clean(pictures, noise):
     sources = np.stack(pictures[0])[::-1] if noise == "texture" else None
     s = sampler(noise=noise, sources=sources, opacity=(0.2, 1.0), highest_scale=3, count=160, batch_size=80)
@@ -138,6 +163,8 @@ def test_the_blend_is_the_formula_and_clean_samples_are_clean(pictures, noise):
         zero, size = np.zeros(80, "float32"), np.full((80, 2), 64, "float32")
         turned = take_rotated(sources, row["source"], size, zero, zero, row["source_angle"], 64, "reflect")
         filling = np.array(turned)
+    elif noise == "gray":
+        filling = grays_by_hand(s, row)
     else:
         scales = row["key"], row["scale_y"], row["scale_x"], 64, 3
         filling = np.stack([np.array(perlin_noise(*scales, 1 + i)) for i in range(3)], -1)
@@ -313,7 +340,7 @@ def test_jax_gives_the_same_numbers_without_tensorflow(pictures, tmp_path):
         ({"highest_scale": -1}, "64 pixels: -1"),
         ({"opacity": (0.8, 0.2)}, "opacity is a range"),
         ({"stride": -1}, "stride"),
-        ({"noise": "gray"}, "noise is one of rgb, perlin, texture"),
+        ({"noise": "white"}, "noise is one of rgb, perlin, gray, texture"),
         ({"noise": "texture"}, "sources are given"),
         ({"sources": np.zeros((1, 64, 64, 3), "uint8")}, "sources are given"),
         ({"noise": "texture", "sources": np.zeros((1, 32, 64, 3), "uint8")}, r"\[T, 64, 64, C\], not \[1, 32, 64, 3\]"),
