@@ -48,7 +48,7 @@ LOSS_FIELDS = (
 )
 CASES = (1, 2, 3, 4)
 READINGS = ("target", "prediction")
-NOISES = ("rgb", "perlin", "texture")
+NOISES = ("rgb", "perlin", "gray", "texture")  # those of data.corruption, which tells them apart
 LEAST_GAIN = 1e-4  # by which the monitored loss must fall to count: Keras' ReduceLROnPlateau
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras import layers
 from tiny_methods import TINY, Tiny
 
-from ganspect.models import losses
+from ganspect.models import grdnet, losses
 from ganspect.models.blocks import EveryOther, InsertZeros
 from ganspect.models.grdnet import (
     GRDNet,
@@ -22,6 +22,13 @@ from ganspect.models.grdnet import (
     segmentation_loss,
 )
 from ganspect.models.segmentation import build_segmentation
+
+
+def test_the_noises_are_those_that_the_sampler_draws():
+    from ganspect.data import corruption
+
+    assert grdnet.NOISES == corruption.NOISES
+    assert [GRDNetConfig(noise=noise).noise for noise in corruption.NOISES] == list(corruption.NOISES)
 
 
 def test_parameter_counts_and_the_latents():
