@@ -1,9 +1,9 @@
 """Do the moving statistics of batch normalisation explain GRD-Net's and DRAEM's bad epochs? A training scored 4 ways.
 
-    python benchmarks/normalisation_statistics.py CATEGORY_FOLDER [--method draem] [--epochs 20] [--batches 60]
+    python benchmarks/normalisation_statistics.py CATEGORY_FOLDER [--method draem] [--noise gray] [--epochs 20]
 
-Trains as `ganspect reproduce grdnet` does (its samplers, held-out images, rates; seed 0). After every epoch from
-`--first` on, the same networks mark the test images with
+Trains as `ganspect reproduce grdnet` does (its samplers, held-out images, rates; seed 0). From epoch `--first` on and
+every `--every` epochs the same networks mark the test images with
     moving       what training leaves: running means, about ten batches of eight long (DRAEM's code);
     anew         means over `--batches` training batches drawn for this, networks in training mode ("precise" batch
                  normalisation, Wu and Johnson, arXiv 2105.07576, section 3);
@@ -33,10 +33,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("category", type=Path)
     parser.add_argument("--method", choices=("grdnet", "draem"), default="draem")
+    parser.add_argument("--noise", help="of GRD-Net's masks, instead of its default")
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--first", type=int, default=5, help="the first epoch that is scored")
+    parser.add_argument("--every", type=int, default=1, help="epochs from one scoring to the next")
     parser.add_argument("--batches", type=int, default=60)
     options = parser.parse_args()
 
@@ -52,7 +54,8 @@ def main():
 
     method = grdnet.METHODS[options.method]
     sizes = dict(image_size=options.size, patch_size=options.size, patch_stride=max(1, options.size // 2))
-    config = method.config(width=options.width, epochs=options.epochs, **sizes)
+    noise = {"noise": options.noise} if options.noise else {}
+    config = method.config(width=options.width, epochs=options.epochs, **sizes, **noise)
     arrays = load_category(options.category, channels=config.channels, size=options.size)
     kept, held_out = split_held_out(arrays)
     detector = method.build(config)
@@ -70,7 +73,7 @@ def main():
             judge.average()
 
         def on_epoch_end(self, epoch, logs=None):
-            if epoch + 1 >= options.first:
+            if epoch + 1 >= options.first and (epoch + 1 - options.first) % options.every == 0:
                 found = judge(measure)
                 rows.append((epoch + 1, found))
                 cells = [" / ".join(f"{value:.3g}" for value in found[way]) for way in WAYS]

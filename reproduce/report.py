@@ -96,9 +96,9 @@ def publish(paper, cells, runs, folder, console):
     Rows there of cells without a scored run here, or with a stopped one of fewer epochs, stay (see `committed.join`),
     and the tables are made of all rows; their pictures stay too, as do curves across runs that would lose points.
 
-    Curves (their numbers too, in `curves/`) and histograms of any data; panels and generated images only of MVTec AD
-    and of the synthetic set. Of each run, where the script names them (`PUBLISHED`), only pictures whose names start
-    so.
+    Curves (their numbers and the losses of each epoch too, in `curves/`) and histograms of any data; panels and
+    generated images only of MVTec AD and of the synthetic set. Of each run, where the script names them (`PUBLISHED`),
+    only pictures whose names start so.
 
     Args:
         paper, cells, runs: as in `write`, which must have run before.
@@ -119,12 +119,13 @@ def publish(paper, cells, runs, folder, console):
 
 
 def _copy_curves(paper, cells, runs, folder):
-    """The test metrics of each run against training steps, in full."""
+    """The test metrics of each run against training steps and the losses of its epochs, in full."""
     for cell, run in tables.counted(cells, runs):
-        name = f"{paper.NAME}_{_method_of(cell)}_{_place_of(paper, cell)}_seed_{cell.seed}.csv"
-        if (run.path / "curve.csv").exists():
-            (folder / "curves").mkdir(parents=True, exist_ok=True)
-            _copy(run.path / "curve.csv", folder / "curves" / name)
+        name = f"{paper.NAME}_{_method_of(cell)}_{_place_of(paper, cell)}_seed_{cell.seed}"
+        for source, target in (("curve.csv", f"{name}.csv"), ("history.csv", f"{name}_history.csv")):
+            if (run.path / source).exists():
+                (folder / "curves").mkdir(parents=True, exist_ok=True)
+                _copy(run.path / source, folder / "curves" / target)
 
 
 def _method_of(cell):

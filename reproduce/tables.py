@@ -581,7 +581,8 @@ def _joined(values, first, metric):
         return None, None, None, ""
     if len(values) > 1:
         mean, low, high = seed_interval(values)
-        return mean, low, high, "interval over seeds"
+        single = ", ".join(f"{value:.3g}" for value in values)
+        return mean, low, high, f"interval over seeds ({single})"
     low, high = first.get(f"{metric}_low"), first.get(f"{metric}_high")
     kind = first.get("interval", "interval: bootstrap over test images, one seed")
     return values[0], low, high, kind if low is not None else ""

@@ -119,10 +119,13 @@ def headline(path):
 def test_a_run_here_replaces_every_row_of_its_cell_and_no_other(results, tmp_path):
     curve = Run(store(tmp_path / "runs", "bigan", "pill", 0.6).folder(tmp_path / "runs")).path / "curve.csv"
     curve.write_text("epoch,step\n1,2\n")
+    (curve.parent / "history.csv").write_text("epoch,step,d_loss\n1,2,0.5\n")
     unfinished = store(tmp_path / "runs", "cbigan", "pill", 0.6)
     Run(unfinished.folder(tmp_path / "runs")).set_status("running")
     text = publish(cbigan, tmp_path / "runs", results)
-    assert (results / "curves" / "cbigan_bigan_pill_seed_0.csv").read_bytes() == curve.read_bytes()
+    for name, source in (("", "curve.csv"), ("_history", "history.csv")):
+        copy = results / "curves" / f"cbigan_bigan_pill_seed_0{name}.csv"
+        assert copy.read_bytes() == (curve.parent / source).read_bytes()
     label = cbigan.METHODS["bigan"].label
     old, new = ([r for r in committed.read(f / "cbigan.csv") if r["category"] == "pill"] for f in (RESULTS, results))
     ours = [r for r in new if committed.methods_by_label(cbigan)[r["method"]] == "bigan"]
@@ -137,7 +140,11 @@ def test_an_interval_over_seeds_needs_every_seeds_value_and_stays_where_nothing_
         for seed in range(3):
             store(runs / "old", "cbigan", category, 0.8 + seed / 100, seed)
     publish(cbigan, runs / "old", tmp_path)
-    first, textures = path.read_bytes(), {r["category"]: r for r in headline(path)}["textures"]
+    first, (wood, textures) = (
+        path.read_bytes(),
+        [{r["category"]: r for r in headline(path)}[name] for name in ("wood", "textures")],
+    )
+    assert "interval over seeds (0.8, 0.81, 0.82)" in wood["note"]
     assert textures["low"] is not None and textures["seeds"] == 3 and textures["note"].endswith("interval over seeds")
     publish(cbigan, runs / "none", tmp_path)
     assert path.read_bytes() == first
