@@ -403,6 +403,8 @@ def _common(paper, subject, protocol, runs, metrics, changes, view):
     commits = [_commit(metrics if "commit" in metrics else run.manifest) for run in runs.values()]
     manifests = [run.manifest for run in runs.values()]
     data, note = describe_data(subject, metrics)
+    trained = _each(m["trained_by"][:12] for m in manifests if m.get("trained_by") not in (None, m["commit"]))
+    note = _texts(f"trained by commit {trained}" if trained else "", note)
     private = [getattr(paper, "PRIVATE", {}).get(table) for table in view.tables]
     if private and all(private):
         data = f"{subject.dataset}/{subject.category} in the place of {'/'.join(private[0])}"

@@ -206,3 +206,13 @@ def test_each_committed_value_stands_once():
         rows = committed.read(path) if path.stem in {paper.__name__.rpartition(".")[2] for paper in PAPERS} else []
         keys = [tuple(row[name] for name in (*tables.KEYS, "protocol")) for row in rows]
         assert len(keys) == len(set(keys)), path
+
+
+def test_a_training_that_was_scored_again_names_the_commit_that_trained_it(tmp_path):
+    cell = store(tmp_path, "cbigan", "pill", 0.6)
+    run = Run(cell.folder(tmp_path))
+    for trained, said in ((run.manifest["commit"], False), ("0123456789abcdef", True)):
+        write_json(run.path / "manifest.json", run.manifest | {"trained_by": trained})
+        rows = tables.measured(cbigan, [cell], tmp_path)
+        notes = [row["note"] for row in rows if row["metric"] == "image_auroc" and row["category"] == "pill"]
+        assert notes and all(("trained by commit 0123456789ab" in note) == said for note in notes)
