@@ -1,6 +1,7 @@
 """Do the moving statistics of batch normalisation explain GRD-Net's and DRAEM's bad epochs? A training scored 4 ways.
 
     python benchmarks/normalisation_statistics.py CATEGORY_FOLDER [--method draem] [--noise gray] [--epochs 20]
+    python benchmarks/normalisation_statistics.py CATEGORY_FOLDER --run RUN_FOLDER [RUN_FOLDER ...]
 
 Trains as `ganspect reproduce grdnet` does (its samplers, held-out images, rates; seed 0). From epoch `--first` on and
 every `--every` epochs the same networks mark the test images with
@@ -10,7 +11,8 @@ every `--every` epochs the same networks mark the test images with
     anew, clean  the same of batches without corruption;
     averaged     weights averaged over training (factor 0.99 a step), statistics measured anew for them.
 Printed for each: image and pixel AUROC of A and the U-Net's loss on held-out corrupted images, then medians and ranges.
-No way is chosen by them: rows of the tables are "moving".
+No way is chosen by them: rows of the tables are "moving". With `--run` nothing is trained: checkpoints of
+stored runs of GRD-Net or DRAEM are scored, with statistics "moving" and "anew" (`SegmentingDetector.renew_statistics`).
 """
 
 import argparse
@@ -40,7 +42,10 @@ def main():
     parser.add_argument("--first", type=int, default=5, help="the first epoch that is scored")
     parser.add_argument("--every", type=int, default=1, help="epochs from one scoring to the next")
     parser.add_argument("--batches", type=int, default=60)
+    parser.add_argument("--run", type=Path, nargs="+", help="folders of stored runs, whose checkpoints are scored")
     options = parser.parse_args()
+    if options.run:
+        return stored(options)
 
     import keras
 
@@ -84,14 +89,65 @@ def main():
         recorder = Recorder(Run(Path(folder)), 0, sampler.steps, measure, options.epochs + 1)
         fit(detector, stack, sampler, options.epochs, 0, [recorder, RateSchedule(recorder), Score()])
     print("\nmedian (least to most) over these epochs\n")
-    found = []
-    for way in WAYS:
-        values = np.array([scores[way] for _, scores in rows])
-        cells = [f"{np.median(v):.3f} ({v.min():.3f} to {v.max():.3f})" for v in values.T[:2]]
-        found.append(
-            [way, *cells, f"{np.median(values[:, 2]):.4f} ({values[:, 2].min():.4f} to {values[:, 2].max():.4f})"]
-        )
-    print(timing.table(("statistics", *COLUMNS), found))
+    print(timing.table(("statistics", *COLUMNS), [_summary(way, rows) for way in WAYS]))
+
+
+def stored(options):
+    """Prints a row for each of the stored runs."""
+    import json
+    from dataclasses import fields
+
+    from ganspect.data.arrays import load_category, split_held_out
+    from ganspect.data.patches import stack_images
+    from ganspect.reproduce import grdnet
+    from ganspect.reproduce.runner import HeldOut, training_images
+    from ganspect.training.callbacks import RenewStatistics
+    from ganspect.training.checkpoint import load_state
+    from ganspect.training.run import Run
+
+    rows = []
+    for folder in options.run:
+        known = json.loads((folder / "config.json").read_text())
+        method = grdnet.METHODS[known["method"]]
+        config = method.config(**{f.name: known[f.name] for f in fields(method.config) if f.name in known})
+        if not rows:
+            arrays = load_category(options.category, channels=config.channels, size=config.image_size)
+            kept, held_out = split_held_out(arrays)
+            stack, shapes = stack_images(training_images(method, arrays, kept))
+        detector = method.build(config)
+        detector.compile()
+        epoch = load_state(Run(folder).checkpoint, detector.state).epoch
+        measure = HeldOut(method, detector, training_images(method, arrays, held_out))
+        found = {"moving": scored(detector, arrays, measure)}
+        RenewStatistics(detector, stack, method.sampler(config, shapes), options.batches).on_epoch_end(epoch)
+        found["anew"] = scored(detector, arrays, measure)
+        rows.append((epoch, found))
+        cells = [" / ".join(f"{value:.3g}" for value in found[way]) for way in found]
+        if len(rows) == 1:
+            print(timing.table(("epoch", *found), []), flush=True)
+        print("| " + " | ".join([str(epoch), *cells]) + " |", flush=True)
+    print("\nmedian (least to most) over these epochs\n")
+    print(timing.table(("statistics", *COLUMNS), [_summary(way, rows) for way in ("moving", "anew")]))
+
+
+def _summary(way, rows):
+    """A row of the second table."""
+    values = np.array([found[way] for _, found in rows])
+    cells = [f"{np.median(v):.3f} ({v.min():.3f} to {v.max():.3f})" for v in values.T[:2]]
+    return [way, *cells, f"{np.median(values[:, 2]):.4f} ({values[:, 2].min():.4f} to {values[:, 2].max():.4f})"]
+
+
+def scored(detector, arrays, measure):
+    """Image AUROC, pixel AUROC and the held-out loss as the networks stand."""
+    from ganspect.evaluation.metrics import image_auroc, pixel_auroc
+
+    found = detector.evidences(arrays.test)
+    loss = measure.losses(measure.batch)
+    return (
+        image_auroc(arrays.labels, [detector.score_from(one) for one in found]),
+        pixel_auroc(arrays.masks, [detector.map_from(one) for one in found]),
+        float(loss["focal" if "focal" in loss else "s_loss"]),
+    )
 
 
 class Judge:
@@ -175,15 +231,7 @@ class Judge:
 
     def scores(self, measure):
         """Image AUROC, pixel AUROC and the held-out loss as the networks stand."""
-        from ganspect.evaluation.metrics import image_auroc, pixel_auroc
-
-        found = self.detector.evidences(self.arrays.test)
-        loss = measure.losses(measure.batch)
-        return (
-            image_auroc(self.arrays.labels, [self.detector.score_from(one) for one in found]),
-            pixel_auroc(self.arrays.masks, [self.detector.map_from(one) for one in found]),
-            float(loss["focal" if "focal" in loss else "s_loss"]),
-        )
+        return scored(self.detector, self.arrays, measure)
 
     def __call__(self, measure):
         """`{way: scores}`."""

@@ -41,6 +41,9 @@ class DRAEMConfig:
     channels: int = 3  # [draem]
     width: int = 64  # [draem] filters of the U-Net's first level; the reconstructive network has twice as many
     norm_momentum: float = 0.9  # [draem] what a step keeps of the moving statistics (PyTorch's 0.1)
+    statistics_batches: int = (
+        0  # [ours] batches that they are measured anew on after each epoch; 0: as training left them
+    )
     gamma: float = 2.0  # [draem] of the focal loss
     rate: float = 1e-4  # [draem] of Adam
     decay: float = 0.2  # [draem] of the rate, after 80 % and again after 90 % of `schedule_epochs`
@@ -66,6 +69,8 @@ def check_sizes(config):
     """Refuses settings that neither GRD-Net nor DRAEM can work with, by a ValueError."""
     if not 0 <= config.norm_momentum < 1:
         raise ValueError(f"norm_momentum must lie in 0 to 1, below 1, not {config.norm_momentum}")
+    if config.statistics_batches < 0:
+        raise ValueError(f"statistics_batches must not be negative, not {config.statistics_batches}")
     for name in ("channels", "width", "batch_size", "epochs", "textures"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, not {getattr(config, name)}")
@@ -108,6 +113,9 @@ class DRAEM(SegmentingDetector):
         self.reconstructive = build_reconstructive(c.channels, 2 * c.width, momentum=c.norm_momentum)
         self.segmentation = build_segmentation(c.channels, c.width, momentum=c.norm_momentum)
         self.built = True
+
+    def _normalised(self):
+        return [self.reconstructive, self.segmentation]
 
     def compile(self):
         """Makes and builds the one Adam optimiser of both networks [draem]."""

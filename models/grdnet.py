@@ -68,6 +68,9 @@ class GRDNetConfig:
     latent_size: int = 2048  # [paper] of the dense bottleneck
     batch_norm: bool = False  # [2m] in G, E and D; the U-Net always has it
     norm_momentum: float = 0.9  # [draem] what a step keeps of the U-Net's moving statistics; Keras' own is 0.99
+    statistics_batches: int = (
+        0  # [ours] batches that they are measured anew on after each epoch; 0: as training left them
+    )
     discriminative: bool = True  # False: without the U-Net, the generative part alone (Table 1)
     adversarial_weight: float = 1.0  # [paper eq. 3] w1
     contextual_weight: float = 50.0  # [paper eq. 3] w2
@@ -103,6 +106,8 @@ class GRDNetConfig:
             raise ValueError(f"loss_case must be one of {', '.join(map(str, CASES))}, not {self.loss_case}")
         if self.reading not in READINGS:
             raise ValueError(f"reading must be one of {', '.join(READINGS)}, not {self.reading!r}")
+        if self.statistics_batches and not self.discriminative:
+            raise ValueError("statistics_batches are of the U-Net, which discriminative=false leaves out")
         if self.noise not in NOISES:
             raise ValueError(f"noise must be one of {', '.join(NOISES)}, not {self.noise!r}")
 

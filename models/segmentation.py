@@ -5,6 +5,8 @@ reconstruction and the image that was reconstructed. Batches are dicts of a clea
 corruption and the region of interest (`prepare`). Images are in [0, 1].
 """
 
+import functools
+
 import keras
 import numpy as np
 from keras import layers, ops
@@ -74,7 +76,7 @@ class SegmentingDetector(Detector):
     score_names = ("anomaly", "residual")
     panel_maps = ("residual", None)
     segmentation = None
-    _compiled = None
+    _compiled = _compiled_statistics = None
 
     def prepare(self, batch):
         """Maps images in 0..255 to float32 in [0, 1], alone or in a batch `{"images", "corrupted", "mask", "roi"}`."""
@@ -82,6 +84,40 @@ class SegmentingDetector(Detector):
             scaled = {name: ops.cast(batch[name], "float32") / 255.0 for name in ("images", "corrupted")}
             return scaled | {name: ops.cast(batch[name], "float32") for name in ("mask", "roi")}
         return ops.cast(batch, "float32") / 255.0
+
+    def renew_statistics(self, batches):
+        """Measures the moving statistics of the U-Net's normalisations anew, with the weights as they are.
+
+        Beyond the papers: "precise" batch normalisation (Wu and Johnson, arXiv 2105.07576, section 3). Moving ones
+        are of the last ten batches or so, each seen by other weights; these are means over batches that the same
+        weights see, in training mode. DRAEM's reconstructive network is measured alike, before the U-Net.
+
+        Args:
+            batches: list of prepared batches (`prepare`), of training images; "corrupted" alone is looked at.
+        """
+        if self._compiled_statistics is None:
+            self._compiled_statistics = [
+                (network, self.compile_inference(functools.partial(self._batch_statistics, index)))
+                for index, network in enumerate(self._normalised())
+            ]
+        for network, measure in self._compiled_statistics:
+            found = [measure(batch["corrupted"]) for batch in batches]
+            for variable, values in zip(network.non_trainable_variables, zip(*found, strict=True), strict=True):
+                variable.assign(np.mean(values, axis=0, dtype="float64").astype("float32"))
+
+    def _normalised(self):
+        """The networks whose normalisations have moving statistics, in the order in which images pass them."""
+        return [self.segmentation]
+
+    def _batch_statistics(self, index, images):
+        """What one batch would make of a network's moving statistics if it were all that they are made of."""
+        network = self._normalised()[index]
+        seen = (
+            images if index + 1 < len(self._normalised()) else ops.concatenate([self.reconstruct(images), images], -1)
+        )
+        nought = [ops.zeros(v.shape, v.dtype) for v in network.non_trainable_variables]
+        _, found = network.stateless_call([v.value for v in network.trainable_variables], nought, seen, training=True)
+        return [values / (1 - self.config.norm_momentum) for values in found]
 
     def probabilities(self, reconstructions, images, training=False):
         """The U-Net's A: float `[B, H, W, 1]` in [0, 1], the probability that a pixel is anomalous."""

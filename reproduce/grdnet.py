@@ -109,6 +109,13 @@ METHODS = {
         note="the noise is of smooth colours, a map of Perlin noise for each channel (the authors' codes: gray maps)",
         noise="perlin",
     ),
+    "grdnet-gray": grdnet_method(  # [GRD-tf], [GRD-pt], decision 2h
+        "GRD-Net, gray noise",
+        AUROC_TABLES,
+        also="GRD-Net",
+        note="masks are filled with their own map of Perlin noise as gray, as in the authors' codes",
+        noise="gray",
+    ),
     "draem": Method(
         "DRAEM",
         draem.DRAEM,
@@ -199,7 +206,9 @@ QUICK = dict(width=16, epochs=10)  # decision 2u
 QUICK_CATEGORIES = ("hazelnut", "pill", "bottle")  # three hours on two cores
 PROFILES = {
     "smoke": {
-        **dict.fromkeys(("grdnet", "grdnet-perlin"), Profile(SMALL | dict(stages=3), curve=2, minutes=0.4)),
+        **dict.fromkeys(
+            ("grdnet", "grdnet-perlin", "grdnet-gray"), Profile(SMALL | dict(stages=3), curve=2, minutes=0.4)
+        ),
         "draem": Profile(SMALL | dict(textures=32), curve=2, minutes=0.4),
         "ganomaly": Profile(SMALL_GANOMALY, curve=2, minutes=0.2),
     },

@@ -222,7 +222,11 @@ def train(method, detector, images, measurements, run, channel, title, devices, 
     rates = training_callbacks.RateSchedule(recorder) if hasattr(detector, "rates") else None
     stop = training_callbacks.StopOnSignal(run.checkpoint, sampler.steps)
     progress = training_callbacks.ProgressReport(channel, sampler, config.epochs)
-    calls = [recorder, *(call for call in (early, rates) if call), stop, progress]
+    count = getattr(config, "statistics_batches", 0)
+    if count and devices.several:
+        raise ValueError("statistics_batches are measured on one device: train on one, or leave them 0")
+    renew = training_callbacks.RenewStatistics(detector, stack, sampler, count) if count else None
+    calls = [*([renew] if renew else []), recorder, *(call for call in (early, rates) if call), stop, progress]
     try:
         if not (early and early.is_over()):
             fit(detector, stack, sampler, config.epochs, start, calls, devices)

@@ -222,6 +222,8 @@ def test_without_the_unet():
         {"loss_case": 5},
         {"reading": "both"},
         {"noise": "white"},
+        {"statistics_batches": -1},
+        {"statistics_batches": 4, "discriminative": False},
         {"patch_stride": 0},
         {"width": 0},
     ],

@@ -7,6 +7,7 @@ import time
 
 import keras
 
+from ganspect.data.patches import at_hand
 from ganspect.training.checkpoint import NotFinite, position_of, save_state
 from ganspect.training.fit import first_step
 
@@ -102,6 +103,32 @@ class RateSchedule(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         for name, rate in self.model.rates(self.recorder.rows).items():
             self.model.optimizers[name].learning_rate = rate
+
+
+class RenewStatistics(keras.callbacks.Callback):
+    """After each epoch, before anything is measured or stored: `renew_statistics` on fixed training batches.
+
+    The batches are drawn for an epoch that no training reaches, so a resumed training has the statistics of an
+    uninterrupted one.
+
+    Args:
+        detector: with `renew_statistics`.
+        stack, sampler: of the training.
+        count: batches.
+    """
+
+    FIRST = 10**6  # epochs of the draws
+
+    def __init__(self, detector, stack, sampler, count):
+        super().__init__()
+        self.detector, self.batches = detector, []
+        for epoch in range(self.FIRST, self.FIRST + count):
+            row = {name: values[0] for name, values in sampler.draws(epoch).items()}
+            batch = detector.prepare(sampler.batch(*at_hand(stack, row)))
+            self.batches.append({"corrupted": keras.ops.convert_to_numpy(batch["corrupted"])})
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.detector.renew_statistics(self.batches)
 
 
 class EarlyStop(keras.callbacks.Callback):
