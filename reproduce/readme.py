@@ -43,6 +43,7 @@ class ReadmeTable:
 
 CBIGAN = ("CBiGAN", "CBiGAN at alpha 0 (BiGAN)", "CBiGAN at alpha 1 (autoencoder)")
 CBIGAN_TABLES = ("auroc", "balanced-accuracy")
+GRAY = "GRD-Net, gray noise"
 EARLY = ("GRD-Net", "GRD-Net, Perlin colours", "DRAEM")  # trained for 35 epochs or more at full width
 TABLES = {
     "cbigan": ReadmeTable(
@@ -95,9 +96,9 @@ TABLES = {
             tuple((category, label, (of,) * 2) for category, labels in some for label in labels),
         )
         for name, of, some in (
-            ("grdnet", "2", tuple((category, EARLY) for category in ("pill", "bottle"))),
-            ("grdnet-35", "3", tuple((category, EARLY) for category in ("pill", "bottle"))),
-            ("grdnet-100", "4", (("pill", ("GRD-Net", "DRAEM")), ("bottle", ("DRAEM",)))),
+            ("grdnet", "2", (("pill", (*EARLY, GRAY)), ("bottle", EARLY))),
+            ("grdnet-35", "3", (("pill", (*EARLY, GRAY)), ("bottle", EARLY))),
+            ("grdnet-100", "4", (("pill", ("GRD-Net", GRAY, "DRAEM")), ("bottle", ("DRAEM",)))),
             ("grdnet-200", "5", (("pill", ("GRD-Net", "DRAEM")),)),
         )
     },
@@ -124,9 +125,9 @@ HEADLINES = (
     ("AnoGAN, GANomaly (2022)", "anogan_ganomaly", "figures", "casting", "AnoGAN", "casting", AUROC),
     *(
         ("GRD-Net (IJIS 2023)", "grdnet", of, "pill", label, f"pill, {epochs} epochs", metric)
-        for of, epochs, metrics in (("2", 10, (AUROC, PIXEL)), ("3", 35, (AUROC,)))
-        for metric in metrics
-        for label in ("GRD-Net", "GRD-Net, Perlin colours", "DRAEM")
+        for of, epochs, labels in (("2", 10, EARLY), ("4", 100, ("GRD-Net", GRAY, "DRAEM")))
+        for metric in (AUROC, PIXEL)
+        for label in labels
     ),
     *(
         ("GRD-Net (IJIS 2023)", "grdnet", "5", "pill", label, "pill, 200 epochs", AUROC)
