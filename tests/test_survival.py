@@ -174,7 +174,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(data, tmp_path):
     before, place = checkpoint.read_bytes(), position_of(checkpoint)
     assert place[0] < 30
     code, _, errors = finish(arguments, limit=len(before) // 2)
-    assert code == 1 and "File too large" in errors and "Traceback" not in errors
+    assert code == 2 and "File too large" in errors and "Traceback" not in errors
     status = json.loads((folder / "status.json").read_text())
     assert status["state"] == "failed" and "OSError" in status["traceback"]
     assert checkpoint.read_bytes() == before and not list(folder.rglob("*.tmp"))
