@@ -96,8 +96,8 @@ TABLES = {
             tuple((category, label, (of,) * 2) for category, labels in some for label in labels),
         )
         for name, of, some in (
-            ("grdnet", "2", (("pill", (*EARLY, GRAY)), ("bottle", EARLY))),
-            ("grdnet-35", "3", (("pill", (*EARLY, GRAY)), ("bottle", EARLY))),
+            ("grdnet", "2", tuple((category, (*EARLY, GRAY)) for category in ("pill", "bottle"))),
+            ("grdnet-35", "3", tuple((category, (*EARLY, GRAY)) for category in ("pill", "bottle"))),
             ("grdnet-100", "4", (("pill", ("GRD-Net", GRAY, "DRAEM")), ("bottle", ("DRAEM",)))),
             ("grdnet-200", "5", (("pill", ("GRD-Net", "DRAEM")),)),
         )
