@@ -112,6 +112,7 @@ def train(options):
     from ganspect.reproduce.own_display import TrainingDisplay
 
     def work(own):
+        options.devices.scope()  # virtual ones have to be made before a plan's textures start TensorFlow
         settings = [*options.set, *([f"epochs={options.epochs}"] if options.epochs is not None else [])]
         chosen = own.plan(options.method, options.data, settings, options.seed, options.held_out)
         print(chosen.text(), flush=True)

@@ -223,8 +223,6 @@ def train(method, detector, images, measurements, run, channel, title, devices, 
     stop = training_callbacks.StopOnSignal(run.checkpoint, sampler.steps)
     progress = training_callbacks.ProgressReport(channel, sampler, config.epochs)
     count = getattr(config, "statistics_batches", 0)
-    if count and devices.several:
-        raise ValueError("statistics_batches are measured on one device: train on one, or leave them 0")
     renew = training_callbacks.RenewStatistics(detector, stack, sampler, count) if count else None
     calls = [*([renew] if renew else []), recorder, *(call for call in (early, rates) if call), stop, progress]
     try:
@@ -294,7 +292,10 @@ class HeldOut:
         if self.losses:
             found = {f"held_out_{name}": float(value) for name, value in self.losses(self.batch).items()}
         if hasattr(self.detector, "rates"):
-            found["rate"] = float(next(iter(self.detector.optimizers.values())).learning_rate)
+            import keras
+
+            rate = next(iter(self.detector.optimizers.values())).learning_rate
+            found["rate"] = float(keras.ops.convert_to_numpy(rate))  # of several devices: no number by itself
         if hasattr(self.detector, "latent_error"):
             found["latent_mae"] = self.detector.latent_error()
         return found

@@ -1,5 +1,6 @@
 """Training on several devices: the result of one; on virtual processors, in processes of their own."""
 
+import csv
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from tiny_methods import TINY
 
 from ganspect.data.patches import stack_images
+from ganspect.data.synthetic import make
 from ganspect.reproduce.cli import main
 from ganspect.training.devices import ONE, Devices, NoDevices
 from ganspect.training.fit import fit
@@ -86,3 +88,18 @@ def test_devices_are_parsed():
 def test_the_command_refuses_other_devices(capsys):
     assert main(["reproduce", "fcbigan", "--devices", "many"]) == 1
     assert "--devices: devices are N (GPUs) or cpu:N" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["grdnet", "draem"])
+def test_a_u_net_trains_by_command_on_two_devices(method, tmp_path):
+    """Its rate is a variable of both devices there, and its statistics are measured anew outside any step."""
+    folder = make(tmp_path / "data", ("object",), size=64, train=16, good=2, per_defect=1) / "object"
+    settings = ["width=1", "epochs=2", "batch_size=4", "statistics_batches=2"]
+    command = ["-m", "ganspect.reproduce.cli", "train", "--method", method, "--data", folder, "--devices", "cpu:2"]
+    command += ["--output", tmp_path / "detector", "--set", *settings]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    with open(tmp_path / "detector" / "history.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["rate"]) for row in rows] == pytest.approx([1e-4, 1e-4])
