@@ -185,26 +185,11 @@ class Judge:
             row = {name: values[0] for name, values in drawn.items()}
             self.batches.append(detector.prepare(sampler.batch(*at_hand(stack, row))))
 
-        def forward(images):
-            if hasattr(detector, "reconstructive"):
-                rebuilt = detector.reconstructive(images, training=True)
-            else:
-                rebuilt = detector.reconstruct(images)
-            return detector.probabilities(rebuilt, images, training=True)
-
         def average():
             for mean, v in zip(self.means, self.weights, strict=True):
                 mean.assign_add((v - mean) * (1 - FACTOR))
 
         self._average = tf.function(average, autograph=False)
-        self.forward, momenta = tf.function(forward, autograph=False), [layer.momentum for layer in self.norms]
-        before = self.statistics()
-        for layer in self.norms:
-            layer.momentum = 0.0  # as traced: after a batch the moving statistics are its own
-        self.forward(self.batches[0]["corrupted"])
-        for layer, momentum in zip(self.norms, momenta, strict=True):
-            layer.momentum = momentum
-        self.set(before)
 
     def average(self):
         """After a step."""
@@ -222,12 +207,7 @@ class Judge:
 
     def anew(self, name):
         """Measures the statistics anew on "corrupted" or clean "images" and leaves them in place."""
-        total = None
-        for batch in self.batches:
-            self.forward(batch[name])
-            found = self.statistics()
-            total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
-        self.set([values / len(self.batches) for values in total])
+        self.detector.renew_statistics([{"corrupted": np.asarray(batch[name])} for batch in self.batches])
 
     def scores(self, measure):
         """Image AUROC, pixel AUROC and the held-out loss as the networks stand."""

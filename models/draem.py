@@ -41,9 +41,7 @@ class DRAEMConfig:
     channels: int = 3  # [draem]
     width: int = 64  # [draem] filters of the U-Net's first level; the reconstructive network has twice as many
     norm_momentum: float = 0.9  # [draem] what a step keeps of the moving statistics (PyTorch's 0.1)
-    statistics_batches: int = (
-        0  # [ours] batches that they are measured anew on after each epoch; 0: as training left them
-    )
+    statistics_batches: int = 0  # [ours] batches on which each epoch ends by measuring them anew; 0: on none
     gamma: float = 2.0  # [draem] of the focal loss
     rate: float = 1e-4  # [draem] of Adam
     decay: float = 0.2  # [draem] of the rate, after 80 % and again after 90 % of `schedule_epochs`

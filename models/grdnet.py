@@ -68,9 +68,7 @@ class GRDNetConfig:
     latent_size: int = 2048  # [paper] of the dense bottleneck
     batch_norm: bool = False  # [2m] in G, E and D; the U-Net always has it
     norm_momentum: float = 0.9  # [draem] what a step keeps of the U-Net's moving statistics; Keras' own is 0.99
-    statistics_batches: int = (
-        0  # [ours] batches that they are measured anew on after each epoch; 0: as training left them
-    )
+    statistics_batches: int = 0  # [ours] batches on which each epoch ends by measuring them anew; 0: on none
     discriminative: bool = True  # False: without the U-Net, the generative part alone (Table 1)
     adversarial_weight: float = 1.0  # [paper eq. 3] w1
     contextual_weight: float = 50.0  # [paper eq. 3] w2
@@ -88,7 +86,7 @@ class GRDNetConfig:
     epochs: int = 200  # [paper, 2q]
     corrupted: float = 0.75  # [2g] share of corrupted images
     highest_scale: int = 5  # [2g] cells of Perlin noise along an axis: 2^0 to 2^5
-    noise: str = "rgb"  # [2h] a random colour for each pixel; "perlin": smooth colours; "gray"; "texture"
+    noise: str = "rgb"  # [2h] a random colour for each pixel; "perlin", "gray", "texture": `CorruptedSampler`
     textures: int = 256  # [ours] as DRAEM's, for that noise alone
     texture_folder: str = ""  # likewise
     seed: int = 0

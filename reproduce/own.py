@@ -127,7 +127,7 @@ def _epochs(count, batch, steps=SMALL_STEPS):
 OFFERS = {
     "fcbigan": Offer(fcbigan, "fcbigan", _fcbigan, 40, 180_000, "textures and fabrics of any size, pixel maps"),
     "grdnet": Offer(
-        grdnet, "grdnet-case-2", _grdnet, 25, 2_400, "objects, pixel maps, regions of interest", label="GRD-Net"
+        grdnet, "grdnet-case-2", _grdnet, 22, 2_400, "objects, pixel maps, regions of interest", label="GRD-Net"
     ),
     "draem": Offer(grdnet, "draem", _draem, 12, 2_400, "objects, pixel maps"),
     "cbigan": Offer(cbigan, "cbigan", _cbigan, 12, 96_000, "objects seen as a whole"),
