@@ -1,7 +1,7 @@
 """Committed results joined with those of the runs here: what was measured on another machine stays.
 
 A cell is a method on a category of a data set. Its committed rows stay, byte for byte, as long as none of its runs
-here gives rows (`tables.counted`), or those that do were stopped before the epochs that the rows reach; else they are
+here gives rows (`collect.counted`), or those that do were stopped before the epochs that the rows reach; else they are
 replaced by the rows of the runs here, whatever their scores, metrics and protocols. Rows of a number of epochs that the
 paper prints (35, 100) stay where all trainings here end before it, unless those here give such a row, of a reduced
 schedule, and the one there is of no more epochs.
@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ganspect.reproduce import tables
+from ganspect.reproduce import collect, verdicts
 
 NUMBERS = {"value": float, "low": float, "high": float, "seeds": int}
 POINT = ("category", "alpha", "lambda")  # columns that tell the points of a curve across runs apart
@@ -24,7 +24,7 @@ class Joined:
     """Rows of both, and what became of the committed ones.
 
     Args:
-        rows: list of dicts with `tables.COLUMNS`: cells in the script's order, then the means of groups.
+        rows: list of dicts with `collect.COLUMNS`: cells in the script's order, then the means of groups.
         kept: `{(method, dataset, category): number of rows}` of cells of which no run here gives rows.
         longer: the same of cells whose trainings here were stopped before the epochs of the committed rows, or end
             before that number of epochs.
@@ -75,7 +75,7 @@ def join(paper, cells, runs, path):
     cells = [cell for cell in cells if place(cell) not in outdone]
     here = {where: epochs for where, epochs in here.items() if where not in outdone}
     kept, longer, replaced, dropped, old = {}, {}, {}, {}, {}
-    fresh, members = {_key(x.row): x for x in tables.by_category(paper, cells, runs)}, []
+    fresh, members = {_key(x.row): x for x in collect.by_category(paper, cells, runs)}, []
     for row in rows:
         cell = (known.get(row["method"]), row["dataset"], row["category"])
         if not _is_known(paper, row, known):
@@ -93,7 +93,7 @@ def join(paper, cells, runs, path):
     members = [*fresh.values(), *members]
     order = _order(paper)
     members.sort(key=lambda x: order[known[x.row["method"]], x.row["dataset"], x.row["category"]])
-    means = [_unchanged(paper, x.row, old, known, here) or x.row for x in tables.means(paper, members)]
+    means = [_unchanged(paper, x.row, old, known, here) or x.row for x in collect.means(paper, members)]
     return Joined([x.row for x in members] + means, kept, longer, replaced, dropped)
 
 
@@ -102,15 +102,15 @@ def read(path):
     if not Path(path).exists():
         return []
     with open(path, encoding="utf-8", newline="") as file:
-        rows = [{name: line.get(name) or "" for name in tables.COLUMNS} for line in csv.DictReader(file)]
+        rows = [{name: line.get(name) or "" for name in collect.COLUMNS} for line in csv.DictReader(file)]
     return [row | {name: kind(row[name]) if row[name] else None for name, kind in NUMBERS.items()} for row in rows]
 
 
 def as_found(row):
     """A committed row with what a mean needs beside it, as far as the row says it: no values of single seeds."""
     images = re.search(r"trained on (\d+) of (\d+) normal images", row["note"])
-    return tables.Found(
-        row, tables.Limits.read(row["verdict"]), {}, tuple(map(int, images.groups())) if images else (0, 0)
+    return collect.Found(
+        row, verdicts.Limits.read(row["verdict"]), {}, tuple(map(int, images.groups())) if images else (0, 0)
     )
 
 
@@ -140,7 +140,7 @@ def place(cell):
 def _reached(cells, runs):
     """`({place: most epochs}, {place: fewest})` of the trainings here that give rows: of all, and of those stopped."""
     most, stopped = {}, {}
-    for cell, run in tables.counted(cells, runs):
+    for cell, run in collect.counted(cells, runs):
         where, epochs = place(cell), run.epochs_done()
         most[where] = max(epochs, most.get(where, 0))
         if run.status["state"] != "finished":
@@ -186,14 +186,14 @@ def _is_known(paper, row, known):
 
 
 def _order(paper):
-    """`{(method, dataset, category): rank}` in the order in which `tables.measured` has the cells."""
+    """`{(method, dataset, category): rank}` in the order in which `collect.measured` has the cells."""
     subjects = (*paper.SUBJECTS, *paper.SYNTHETIC)
     every = [(method, s.dataset, s.category) for s in subjects for method in paper.METHODS]
     return {cell: i for i, cell in enumerate(every)}
 
 
 def _key(row):
-    return tuple(row[name] for name in (*tables.KEYS, "protocol"))
+    return tuple(row[name] for name in (*collect.KEYS, "protocol"))
 
 
 def _by_method(cells):

@@ -20,7 +20,7 @@ from rich.table import Table
 from scipy import stats
 
 from ganspect.evaluation import comparison, metrics
-from ganspect.reproduce import gallery, plan, tables
+from ganspect.reproduce import collect, gallery, plan, tables
 from ganspect.reproduce.scoring import ALL
 from ganspect.training.run import Run, write_csv
 
@@ -83,7 +83,7 @@ def _cell(paper, key, runs_a, runs_b):
         method += " (all normals)"
     for protocol in protocols:
         values = [{seed: _values(run, protocol) for seed, run in runs.items()} for runs in (runs_a, runs_b)]
-        names = [name for name in tables.METRICS if all(name in v for found in values for v in found.values())]
+        names = [name for name in collect.METRICS if all(name in v for found in values for v in found.values())]
         for name in names:
             sides = [[v[name] for v in found.values() if v[name] is not None] for found in values]
             if not all(sides) or (protocol == "clean" and _same_as_paper(name, runs_a, runs_b)):

@@ -120,7 +120,7 @@ def draw_curves(paper, run: Run):
 
 def curve_figure(paper, run: Run):
     """Losses, held-out error and test metrics against training steps, the printed value as a line."""
-    from ganspect.reproduce.tables import published
+    from ganspect.reproduce.printed import published
 
     rows, curve = run.read_table("history.csv"), run.read_table("curve.csv")
     config, found = run.config, run.metrics

@@ -13,7 +13,7 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 
-from ganspect.reproduce import committed, tables
+from ganspect.reproduce import cells, committed, printed, tables
 from ganspect.reproduce.cli import PAPERS
 from ganspect.training.files import atomic_write
 
@@ -68,11 +68,11 @@ def page(results):
 
 def _entries(paper, rows):
     """One dict for each method and category of a paper's rows: its values by (metric, protocol), and its budget."""
-    labels = {tables.headline(paper, method) for method in paper.METHODS.values()}
+    labels = {printed.headline(paper, method) for method in paper.METHODS.values()}
     found = {}
     for row in rows:
         grouped = row["category"] in getattr(paper, "GROUPS", {})
-        if row["method"] not in labels or row["dataset"] == tables.SYNTHETIC or grouped:
+        if row["method"] not in labels or row["dataset"] == cells.SYNTHETIC or grouped:
             continue
         found.setdefault((row["dataset"], row["category"], row["method"]), []).append(row)
     out = []

@@ -1,4 +1,4 @@
-"""The commands `ganspect train`, `calibrate`, `evaluate`, `export`; what they do is in `reproduce.own`."""
+"""The commands `ganspect train`, `calibrate`, `evaluate`, `export`; what they do is in `own` and `own_detector`."""
 
 import shlex
 import sys
@@ -9,6 +9,7 @@ from ganspect.training.files import Damaged
 DONE, UNUSABLE, INTERRUPTED = 0, 1, 130
 METHODS = ("fcbigan", "grdnet", "draem", "cbigan", "ganomaly", "f-anogan", "anogan")
 FORMATS = ("onnx", "litert", "openvino")
+CHOICES = ("f1", "youden")
 
 
 def add_own(commands):
@@ -39,7 +40,7 @@ def add_own(commands):
     command.add_argument("--rate", type=float, default=0.05, metavar="R", help="rate of false alarms; default: 0.05")
     command.add_argument("--normals", metavar="FOLDER", help="other normal images than those held out in training")
     command.add_argument("--labelled", metavar="FOLDER", help="take the best threshold on these labelled images")
-    command.add_argument("--choose", choices=("f1", "youden"), default="f1", help="with --labelled; default: f1")
+    command.add_argument("--choose", choices=CHOICES, default="f1", help="with --labelled; default: f1")
     _threads(command).set_defaults(run=calibrate)
     command = commands.add_parser("evaluate", help="measure a calibrated detector on labelled images")
     command.add_argument("detector", metavar="DETECTOR")
@@ -60,21 +61,21 @@ def _threads(command):
 
 
 def _guarded(threads, work):
-    """Runs a command, `work(reproduce.own)`; what the user can mend is one line on standard error."""
+    """Runs a command; what the user can mend is one line on standard error."""
     from ganspect.reproduce.cli import quiet_backend, set_threads
 
     set_threads(threads)
     quiet_backend()
     from ganspect.data.images import DataError
-    from ganspect.reproduce import own
+    from ganspect.reproduce.own import OwnError
     from ganspect.training.callbacks import Diverged
     from ganspect.training.checkpoint import CheckpointError
     from ganspect.training.devices import NoDevices
     from ganspect.training.run import ConfigMismatch
 
-    known = (DataError, own.OwnError, ConfigMismatch, Diverged, NoDevices, CheckpointError, Damaged, OSError)
+    known = (DataError, OwnError, ConfigMismatch, Diverged, NoDevices, CheckpointError, Damaged, OSError)
     try:
-        return work(own)
+        return work()
     except known as error:
         print(f"ganspect: {error}", file=sys.stderr)
         return UNUSABLE
@@ -111,7 +112,9 @@ def train(options):
 
     from ganspect.reproduce.own_display import TrainingDisplay
 
-    def work(own):
+    def work():
+        from ganspect.reproduce import own
+
         options.devices.scope()  # virtual ones have to be made before a plan's textures start TensorFlow
         settings = [*options.set, *([f"epochs={options.epochs}"] if options.epochs is not None else [])]
         chosen = own.plan(options.method, options.data, settings, options.seed, options.held_out)
@@ -133,9 +136,11 @@ def calibrate(options):
         print(f"ganspect: --rate must lie in (0, 1), not {options.rate:g}", file=sys.stderr)
         return UNUSABLE
 
-    def work(own):
+    def work():
+        from ganspect.reproduce import own_detector
+
         chosen = (options.rate, options.normals, options.labelled, options.choose)
-        found = own.calibrate(options.detector, *chosen, say=_say)
+        found = own_detector.calibrate(options.detector, *chosen, say=_say)
         _remark(found)
         print(f"threshold {found['threshold']:.6g}: {found['note']}")
         _next("evaluate", options.detector, "--data", "LABELLED_FOLDER")
@@ -148,8 +153,10 @@ def calibrate(options):
 def evaluate(options):
     """`ganspect evaluate`."""
 
-    def work(own):
-        found = own.evaluate(options.detector, options.data, _say)
+    def work():
+        from ganspect.reproduce import own_detector
+
+        found = own_detector.evaluate(options.detector, options.data, _say)
         _remark(found)
         print(f"{found['normal']} normal images, {found['false_alarms']} called anomalous")
         print(f"{found['anomalous']} anomalous images, {found['caught']} called anomalous")
@@ -185,10 +192,12 @@ def _inside(found):
 def export(options):
     """`ganspect export`."""
 
-    def work(own):
-        place, metadata = own.export(options.detector, options.output)
+    def work():
+        from ganspect.reproduce import own_detector
+
+        place, metadata = own_detector.export(options.detector, options.output)
         print(f"model: {place} ({', '.join(metadata['endpoints'])})")
-        if not metadata["evaluation"] and own.was_evaluated(options.detector):
+        if not metadata["evaluation"] and own_detector.was_evaluated(options.detector):
             print("the stored evaluation is of another threshold and not in the model: evaluate again, then export")
         code = _convert(place, options.to) if options.to else DONE
         _next("predict", str(place), "IMAGES", "--output", "predictions")

@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 
 from ganspect.evaluation import health, plots
 from ganspect.evaluation.vector import as_svg, page_colours
-from ganspect.reproduce import committed, compare, figures, formats, tables
+from ganspect.reproduce import collect, committed, compare, figures, formats, tables
 from ganspect.reproduce.scoring import ALL
 from ganspect.training.files import read_json
 from ganspect.training.run import Run
@@ -174,12 +174,12 @@ def metric_rows(run, score):
     for protocol in ("paper",) if run.config.get("protocol") == "paper" else ("paper", "clean"):
         scores = run.metrics["protocols"][protocol]
         for metric, value in scores.get(score, {}).items():
-            if metric in tables.METRICS:
+            if metric in collect.METRICS:
                 found.setdefault(metric, {"metric": metric})[protocol] = tables.show(value, metric)
                 low, high = (scores[score].get(f"{metric}_{end}") for end in ("low", "high"))
                 if low is not None and "interval" not in found[metric]:
                     found[metric]["interval"] = f"{tables.show(low, metric)} to {tables.show(high, metric)}"
-    return [found[metric] for metric in tables.METRICS if metric in found]
+    return [found[metric] for metric in collect.METRICS if metric in found]
 
 
 def defect_rows(run, score):

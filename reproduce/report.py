@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.table import Table
 
 from ganspect.evaluation import health
-from ganspect.reproduce import committed, figures, formats, page, tables
+from ganspect.reproduce import collect, committed, figures, formats, page, tables
 from ganspect.reproduce.cells import SYNTHETIC
 from ganspect.training.files import atomic_write
 from ganspect.training.run import Run, write_csv
@@ -29,14 +29,14 @@ def write(paper, cells, runs, console):
         console: `rich.console.Console`.
     """
     folder = Path(runs) / paper.NAME
-    rows = tables.measured(paper, cells, runs)
-    joined, claims = tables.joined(paper, rows, tables.failures(paper, cells, runs)), tables.claims(paper, rows)
-    write_csv(folder / "results.csv", rows, tables.COLUMNS)
+    rows = collect.measured(paper, cells, runs)
+    joined, claims = tables.joined(paper, rows, collect.failures(paper, cells, runs)), tables.claims(paper, rows)
+    write_csv(folder / "results.csv", rows, collect.COLUMNS)
     write_csv(folder / "tables.csv", formats.as_csv(joined))
     for name, text in (("md", formats.markdown(paper, joined, claims)), ("tex", formats.latex(paper, joined))):
         with atomic_write(folder / f"tables.{name}") as file:
             file.write(text)
-    for _, run in tables.counted(cells, runs):
+    for _, run in collect.counted(cells, runs):
         figures.draw_curves(paper, run)
     if hasattr(paper, "draw"):
         (folder / "figures").mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def write_index(papers, runs):
             continue
         cells = plan.every_cell(paper, runs)
         states = [Run(cell.folder(runs)).status["state"] for cell in cells]
-        rows, failed = tables.measured(paper, cells, runs), tables.failures(paper, cells, runs)
+        rows, failed = collect.measured(paper, cells, runs), collect.failures(paper, cells, runs)
         joined = tables.joined(paper, rows, failed)
         entries.append(
             {
@@ -107,7 +107,7 @@ def publish(paper, cells, runs, folder, console):
     """
     folder = Path(folder)
     both = committed.join(paper, cells, runs, folder / f"{paper.NAME}.csv")
-    write_csv(folder / f"{paper.NAME}.csv", both.rows, tables.COLUMNS)
+    write_csv(folder / f"{paper.NAME}.csv", both.rows, collect.COLUMNS)
     with atomic_write(folder / f"{paper.NAME}.md") as file:
         file.write(formats.markdown(paper, tables.joined(paper, both.rows), tables.claims(paper, both.rows)))
     for line in both.remarks():
@@ -120,7 +120,7 @@ def publish(paper, cells, runs, folder, console):
 
 def _copy_curves(paper, cells, runs, folder):
     """The test metrics of each run against training steps and the losses of its epochs, in full."""
-    for cell, run in tables.counted(cells, runs):
+    for cell, run in collect.counted(cells, runs):
         name = f"{paper.NAME}_{_method_of(cell)}_{_place_of(paper, cell)}_seed_{cell.seed}"
         for source, target in (("curve.csv", f"{name}.csv"), ("history.csv", f"{name}_history.csv")):
             if (run.path / source).exists():

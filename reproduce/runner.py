@@ -14,7 +14,7 @@ from ganspect.data.patches import at_hand, stack_images
 from ganspect.evaluation import health, thresholds
 from ganspect.models.precision import FULL
 from ganspect.reproduce import figures, gallery, milestones, scoring, shared
-from ganspect.reproduce.tables import METRICS
+from ganspect.reproduce.collect import METRICS
 from ganspect.training import callbacks as training_callbacks
 from ganspect.training.checkpoint import Position, load_state, position_of
 from ganspect.training.files import atomic_write, write_json

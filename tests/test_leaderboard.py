@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from ganspect.reproduce import leaderboard, tables
+from ganspect.reproduce import collect, leaderboard
 
 ROOT = Path(leaderboard.__file__).parents[1]
 
@@ -13,7 +13,7 @@ def test_the_committed_page_is_that_of_the_committed_results():
 
 
 def test_rows_are_first_scores_in_order_with_their_budget(tmp_path):
-    columns = ",".join(tables.COLUMNS)
+    columns = ",".join(collect.COLUMNS)
     rows = [
         "2,DRAEM,10,mvtec_ad,pill,image_auroc,clean,0.7,,,1,1,width 16,paper,,c,1,here,,",
         "3,DRAEM,35,mvtec_ad,pill,image_auroc,clean,0.8,,,1,1,paper,paper,,c,1,here,,",

@@ -14,7 +14,8 @@ from PIL import Image
 from test_reproduce_cli import inline
 
 from ganspect.evaluation.thresholds import rate_threshold
-from ganspect.reproduce import own
+from ganspect.models import convert
+from ganspect.reproduce import own, own_commands, own_detector
 from ganspect.reproduce.own_commands import METHODS
 from ganspect.training.locks import Lock
 
@@ -107,9 +108,16 @@ def test_each_command_on_what_the_one_before_left(trained, tmp_path):
     assert not list(tmp_path.glob(".model*"))
 
 
+def test_the_commands_offer_what_there_is():
+    """Their lists are their own, so that `ganspect --help` loads no methods."""
+    assert sorted(own_commands.METHODS) == sorted(own.OFFERS)
+    assert sorted(own_commands.FORMATS) == sorted(convert.FORMATS)
+    assert sorted(own_commands.CHOICES) == sorted(own_detector.CHOICES)
+
+
 def test_a_threshold_from_labelled_images_says_so(trained):
     root, _ = trained
-    for choice in own.CHOICES:
+    for choice in own_detector.CHOICES:
         done = inline("calibrate", root / "det", "--labelled", root / "test", "--choose", choice)
         assert done.returncode == 0 and "optimistic for others" in done.stdout, done.stderr
     alone = inline("calibrate", root / "det", "--labelled", root / "normal")
@@ -195,7 +203,7 @@ def copied(trained, tmp_path):
     root, _ = trained
     detector = tmp_path / "det"
     shutil.copytree(root / "det", detector, ignore=shutil.ignore_patterns("evaluation", "export"))
-    own.calibrate(detector)
+    own_detector.calibrate(detector)
     return root, detector
 
 
@@ -204,15 +212,15 @@ def test_images_that_the_detector_has_seen_are_left_out(trained, tmp_path):
     shutil.copytree(root / "test", tmp_path / "test")
     shutil.copy(root / "normal" / "00.png", tmp_path / "test" / "OK" / "trained.png")
     shutil.copy(root / "normal" / "20.png", tmp_path / "test" / "OK" / "held_out.png")
-    found = own.evaluate(detector, tmp_path / "test")
+    found = own_detector.evaluate(detector, tmp_path / "test")
     assert found["normal"] == 5 and found["anomalous"] == 4
     assert found["remarks"] == ["2 images that the detector was trained or calibrated on are left out"]
-    stored = own.calibrate(detector, normals=root / "normal")
+    stored = own_detector.calibrate(detector, normals=root / "normal")
     assert stored["held_out"] == 8 and stored["remarks"] == ["16 images that the detector was trained on are left out"]
     with pytest.raises(own.OwnError, match="no test image that the detector has not seen"):
         (tmp_path / "seen").mkdir()
         shutil.copytree(root / "normal", tmp_path / "seen" / "good")
-        own.evaluate(detector, tmp_path / "seen")
+        own_detector.evaluate(detector, tmp_path / "seen")
 
 
 def test_held_out_images_must_be_those_of_the_training(trained, tmp_path):
@@ -221,7 +229,7 @@ def test_held_out_images_must_be_those_of_the_training(trained, tmp_path):
     data["digests"][data["held_out"][0]] = "0" * 64
     (detector / "data.json").write_text(json.dumps(data))
     with pytest.raises(own.OwnError, match=r"held-out images have changed since the training: 16\.png"):
-        own.calibrate(detector)
+        own_detector.calibrate(detector)
 
 
 def test_what_repeats_a_held_out_image_is_not_trained_on(folders, tmp_path):
@@ -241,7 +249,7 @@ def test_missing_masks_and_folders_of_masks_are_no_silent_zeros(trained, tmp_pat
     masks = tmp_path / "kinds" / "masks"
     masks.mkdir()
     Image.new("L", (48, 40), 255).save(masks / "00.png")
-    found = own.evaluate(detector, tmp_path / "kinds")
+    found = own_detector.evaluate(detector, tmp_path / "kinds")
     assert found["anomalous"] == 4 and "masks are expected in ground_truth/<kind> (masks)" in found["remarks"][0]
     masks.rename(tmp_path / "kinds" / "ground_truth")
     (tmp_path / "kinds" / "ground_truth" / "stripe").mkdir()
@@ -315,8 +323,8 @@ def test_a_folder_of_something_else_is_not_trained_in(folders, tmp_path):
 
 def test_an_evaluation_of_another_threshold_is_not_exported(trained, tmp_path):
     root, detector = copied(trained, tmp_path)
-    own.evaluate(detector, root / "test")
-    own.calibrate(detector, rate=0.5)
+    own_detector.evaluate(detector, root / "test")
+    own_detector.calibrate(detector, rate=0.5)
     done = inline("export", detector)
     assert done.returncode == 0 and "evaluate again, then export" in done.stdout
     assert json.loads((detector / "export" / "metadata.json").read_text())["evaluation"] is None

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ganspect.reproduce import committed, readme, tables
+from ganspect.reproduce import collect, committed, readme
 from ganspect.training.run import write_csv
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +30,7 @@ def test_a_changed_result_changes_the_table(tmp_path):
     rows = committed.read(results / "grdnet.csv")
     row = next(r for r in rows if shown.items() <= r.items() and (r["metric"], r["protocol"]) == PIXELS)
     row["value"] = 0.4321
-    write_csv(tmp_path / "grdnet.csv", rows, tables.COLUMNS)
+    write_csv(tmp_path / "grdnet.csv", rows, collect.COLUMNS)
     assert "0.432" in readme.table("grdnet", tmp_path) and "0.432" not in readme.table("grdnet", results)
 
 

@@ -16,7 +16,7 @@ from ganspect.evaluation import metrics
 from ganspect.models.anogan import AnoGANConfig
 from ganspect.models.ganomaly import GANomalyConfig
 from ganspect.reproduce import anogan_ganomaly as paper
-from ganspect.reproduce import cells, plan, scoring, tables
+from ganspect.reproduce import cells, plan, printed, scoring, verdicts
 from ganspect.training.run import Run
 
 CASTING, CLOUD = paper.SUBJECTS
@@ -138,11 +138,11 @@ def test_claims_are_stated_either_way():
 
 
 def test_a_bound_in_the_text_is_judged_as_one():
-    printed = next(line for line in tables.published("anogan_ganomaly") if line["relation"] == ">")
+    line = next(x for x in printed.published("anogan_ganomaly") if x["relation"] == ">")
     found = dict(metric="image_accuracy_oracle", low=None, high=None, seeds=1)
-    assert tables.verdict(found | {"value": 0.81}, printed, tables.Limits()) == "close"
-    assert tables.verdict(found | {"value": 0.79}, printed, tables.Limits()) == "differs"
-    assert tables.verdict(found | {"value": 0.9}, printed, tables.Limits(other_data=True)) == "other data"
+    assert verdicts.verdict(found | {"value": 0.81}, line, verdicts.Limits()) == "close"
+    assert verdicts.verdict(found | {"value": 0.79}, line, verdicts.Limits()) == "differs"
+    assert verdicts.verdict(found | {"value": 0.9}, line, verdicts.Limits(other_data=True)) == "other data"
 
 
 @pytest.mark.slow

@@ -9,7 +9,18 @@ import pytest
 from rich.console import Console
 
 from ganspect.models.cbigan import CBiGANConfig
-from ganspect.reproduce import anogan_ganomaly, cbigan, cells, committed, fcbigan, grdnet, plan, report, tables
+from ganspect.reproduce import (
+    anogan_ganomaly,
+    cbigan,
+    cells,
+    collect,
+    committed,
+    fcbigan,
+    grdnet,
+    plan,
+    report,
+    verdicts,
+)
 from ganspect.training.files import write_json
 from ganspect.training.run import Run, write_csv
 
@@ -68,7 +79,7 @@ def test_without_runs_the_committed_files_stay_as_they_are(paper, results, tmp_p
 
 def test_means_made_anew_from_rows_are_those_made_from_runs(results, tmp_path):
     path = results / "cbigan.csv"
-    write_csv(path, [row for row in committed.read(path) if row["category"] not in MEANS], tables.COLUMNS)
+    write_csv(path, [row for row in committed.read(path) if row["category"] not in MEANS], collect.COLUMNS)
     assert path.read_bytes() != (RESULTS / "cbigan.csv").read_bytes()
     publish(cbigan, tmp_path / "runs", results)
 
@@ -159,7 +170,7 @@ def test_rows_that_the_script_does_not_have_are_dropped_aloud(results, tmp_path)
     path = results / "fcbigan.csv"
     rows = committed.read(path)
     others = [rows[0] | {"method": "FCBiGAN, renamed"}] * 2 + [rows[0] | {"category": "gone"}]
-    write_csv(path, rows + others, tables.COLUMNS)
+    write_csv(path, rows + others, collect.COLUMNS)
     text = publish(fcbigan, tmp_path / "runs", results)
     assert path.read_bytes() == (RESULTS / "fcbigan.csv").read_bytes()
     assert "2 rows dropped, as the script does not have them: FCBiGAN, renamed, nanotwice/nanofibres, table 1" in text
@@ -175,15 +186,15 @@ def test_a_label_names_one_method(paper):
 @pytest.mark.parametrize(
     "limits",
     [
-        tables.Limits(),
-        tables.Limits(True, "2 of 5 categories", True, True, False, True, True, 0.0025),
-        tables.Limits(schedule=True),
-        tables.Limits(share=0.99999),
+        verdicts.Limits(),
+        verdicts.Limits(True, "2 of 5 categories", True, True, False, True, True, 0.0025),
+        verdicts.Limits(schedule=True),
+        verdicts.Limits(share=0.99999),
     ],
 )
 def test_limits_are_read_back_from_a_verdict(limits):
-    assert tables.Limits.read(", ".join(limits.texts())).texts() == limits.texts()
-    assert not tables.Limits.read("reproduced").texts()
+    assert verdicts.Limits.read(", ".join(limits.texts())).texts() == limits.texts()
+    assert not verdicts.Limits.read("reproduced").texts()
 
 
 def test_curves_with_points_that_are_not_here_stay(tmp_path):
@@ -204,7 +215,7 @@ def test_curves_with_points_that_are_not_here_stay(tmp_path):
 def test_each_committed_value_stands_once():
     for path in sorted(RESULTS.rglob("*.csv")):
         rows = committed.read(path) if path.stem in {paper.__name__.rpartition(".")[2] for paper in PAPERS} else []
-        keys = [tuple(row[name] for name in (*tables.KEYS, "protocol")) for row in rows]
+        keys = [tuple(row[name] for name in (*collect.KEYS, "protocol")) for row in rows]
         assert len(keys) == len(set(keys)), path
 
 
@@ -213,6 +224,6 @@ def test_a_training_that_was_scored_again_names_the_commit_that_trained_it(tmp_p
     run = Run(cell.folder(tmp_path))
     for trained, said in ((run.manifest["commit"], False), ("0123456789abcdef", True)):
         write_json(run.path / "manifest.json", run.manifest | {"trained_by": trained})
-        rows = tables.measured(cbigan, [cell], tmp_path)
+        rows = collect.measured(cbigan, [cell], tmp_path)
         notes = [row["note"] for row in rows if row["metric"] == "image_auroc" and row["category"] == "pill"]
         assert notes and all(("trained by commit 0123456789ab" in note) == said for note in notes)

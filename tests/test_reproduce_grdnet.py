@@ -15,7 +15,7 @@ from ganspect.data.patches import stack_images
 from ganspect.data.regions import with_regions
 from ganspect.models.draem import DRAEMConfig
 from ganspect.models.grdnet import GRDNet, GRDNetConfig
-from ganspect.reproduce import cells, committed, grdnet, milestones, report, tables
+from ganspect.reproduce import cells, collect, committed, grdnet, milestones, report, tables
 from ganspect.training.files import write_json
 from ganspect.training.fit import fit
 from ganspect.training.run import Run, write_csv
@@ -104,7 +104,7 @@ def store(runs, method, epochs, values, seed=0, done=None, **config):
 
 def test_rows_of_every_epoch_beside_their_printed_values(tmp_path):
     cell = store(tmp_path, "grdnet", 35, {10: 0.775, 35: 0.80})
-    rows = tables.measured(grdnet, [cell], tmp_path)
+    rows = collect.measured(grdnet, [cell], tmp_path)
     found = {(r["table"], r["epochs"], r["metric"]): r for r in rows if r["protocol"] == "paper"}
     ten, thirty_five = found["2", "10", "image_auroc"], found["3", "35", "image_auroc"]
     assert (ten["verdict"], ten["schedule"], ten["model"]) == ("reproduced", "1", "paper")  # printed 77.5 percent
@@ -120,14 +120,14 @@ def test_rows_of_every_epoch_beside_their_printed_values(tmp_path):
     assert (line["printed"], line["paper"], line["verdict"]) == ("0.775", "0.775", "reproduced")
     reduced = store(tmp_path, "grdnet", 4, {4: 0.775}, width=16)
     row = next(
-        r for r in tables.measured(grdnet, [reduced], tmp_path) if r["table"] == "2" and r["metric"] == "image_auroc"
+        r for r in collect.measured(grdnet, [reduced], tmp_path) if r["table"] == "2" and r["metric"] == "image_auroc"
     )
     assert row["verdict"] == "reduced model, reduced schedule (0.4)" and "after 4 of the 10 epochs" in row["note"]
 
 
 def test_rows_of_a_training_that_stopped_on_the_way(tmp_path):
     stopped = store(tmp_path, "grdnet", 100, {10: 0.775, 35: 0.80}, done=70)
-    rows = [r for r in tables.measured(grdnet, [stopped], tmp_path) if r["protocol"] == "paper"]
+    rows = [r for r in collect.measured(grdnet, [stopped], tmp_path) if r["protocol"] == "paper"]
     assert {(r["table"], r["epochs"], r["metric"]) for r in rows if r["metric"] in grdnet.AUROC} == {
         (table, epochs, metric) for table, epochs in (("2", "10"), ("3", "35")) for metric in grdnet.AUROC
     }
@@ -135,17 +135,17 @@ def test_rows_of_a_training_that_stopped_on_the_way(tmp_path):
     assert [r["verdict"] for r in rows if r["epochs"] == "10" and r["metric"] == "image_auroc"] == ["reproduced"]
     assert not [r for r in rows if r["metric"] == "seconds_per_image"]  # measured at the end
     whole = store(tmp_path, "grdnet", 10, {10: 0.6}, seed=1)
-    rows = tables.measured(grdnet, [stopped, whole], tmp_path)
+    rows = collect.measured(grdnet, [stopped, whole], tmp_path)
     found = {(r["epochs"], r["value"], r["seeds"]) for r in rows if r["metric"] == "image_auroc"}
     assert found == {("10", 0.6, 1), ("", 0.6, 1)}  # the latter of the last epoch, in the table of regions
     assert "stopped" not in "".join(r["note"] for r in rows)
     early = store(tmp_path, "draem", 100, {}, done=4)
-    assert not tables.measured(grdnet, [early], tmp_path)
+    assert not collect.measured(grdnet, [early], tmp_path)
 
 
 def test_committed_rows_give_way_to_those_of_a_training_that_stopped(tmp_path):
     old = store(tmp_path / "old", "grdnet", 10, {10: 0.6})
-    write_csv(tmp_path / "grdnet.csv", tables.measured(grdnet, [old], tmp_path / "old"), tables.COLUMNS)
+    write_csv(tmp_path / "grdnet.csv", collect.measured(grdnet, [old], tmp_path / "old"), collect.COLUMNS)
     cell = store(tmp_path / "new", "grdnet", 100, {10: 0.7}, done=12)
     found = committed.join(grdnet, [cell], tmp_path / "new", tmp_path / "grdnet.csv")
     assert {r["value"] for r in found.rows if r["metric"] == "image_auroc"} == {0.7} and not found.kept
@@ -155,8 +155,8 @@ def test_committed_rows_give_way_to_those_of_a_training_that_stopped(tmp_path):
 def test_committed_rows_of_more_epochs_stay_where_a_training_stopped(old, done, tmp_path):
     values = {10: 0.6, **({35: 0.65} if old[0] > 35 else {}), **({} if old[1] else {old[0]: 0.66})}
     before = store(tmp_path / "old", "grdnet", old[0], values, done=old[1])
-    rows = tables.measured(grdnet, [before], tmp_path / "old")
-    write_csv(tmp_path / "results" / "grdnet.csv", rows, tables.COLUMNS)
+    rows = collect.measured(grdnet, [before], tmp_path / "old")
+    write_csv(tmp_path / "results" / "grdnet.csv", rows, collect.COLUMNS)
     kept = (tmp_path / "results" / "grdnet.csv").read_bytes()
     cell = store(tmp_path / "new", "grdnet", 100, {10: 0.7}, done=done)
     console = Console(width=160, record=True)
@@ -169,7 +169,7 @@ def test_committed_rows_of_more_epochs_stay_where_a_training_stopped(old, done, 
 
 def test_committed_rows_after_more_epochs_stay_beside_those_of_a_shorter_training(tmp_path):
     old = store(tmp_path / "old", "grdnet", 100, {10: 0.6, 35: 0.65, 100: 0.7})
-    write_csv(tmp_path / "grdnet.csv", tables.measured(grdnet, [old], tmp_path / "old"), tables.COLUMNS)
+    write_csv(tmp_path / "grdnet.csv", collect.measured(grdnet, [old], tmp_path / "old"), collect.COLUMNS)
     cell = store(tmp_path / "new", "grdnet", 10, {10: 0.8})
     found = committed.join(grdnet, [cell], tmp_path / "new", tmp_path / "grdnet.csv")
     rows = [r for r in found.rows if (r["metric"], r["protocol"]) == ("image_auroc", "paper") and r["table"] != "roi"]
@@ -182,15 +182,15 @@ def test_committed_rows_after_more_epochs_stay_beside_those_of_a_shorter_trainin
 def test_a_cell_has_one_row_of_a_reduced_schedule(before, here, value, tmp_path):
     """A training of 4 epochs gives the row of Table 2's 10 a second time: that of more epochs stands."""
     old = store(tmp_path / "old", "grdnet", before, {before: 0.6})
-    write_csv(tmp_path / "grdnet.csv", tables.measured(grdnet, [old], tmp_path / "old"), tables.COLUMNS)
+    write_csv(tmp_path / "grdnet.csv", collect.measured(grdnet, [old], tmp_path / "old"), collect.COLUMNS)
     cell = store(tmp_path / "new", "grdnet", here, {here: 0.8})
     for _ in range(2):
         found = committed.join(grdnet, [cell], tmp_path / "new", tmp_path / "grdnet.csv")
-        keys = [tuple(r[name] for name in (*tables.KEYS, "protocol")) for r in found.rows]
+        keys = [tuple(r[name] for name in (*collect.KEYS, "protocol")) for r in found.rows]
         assert len(keys) == len(set(keys))
         wanted = {"table": "2", "epochs": "10", "metric": "image_auroc", "protocol": "paper"}
         assert [r["value"] for r in found.rows if wanted.items() <= r.items()] == [value]
-        write_csv(tmp_path / "grdnet.csv", found.rows, tables.COLUMNS)
+        write_csv(tmp_path / "grdnet.csv", found.rows, collect.COLUMNS)
 
 
 def test_rows_name_what_trained_and_what_scored(tmp_path):
@@ -199,23 +199,23 @@ def test_rows_name_what_trained_and_what_scored(tmp_path):
     for session, epoch, expected in ((gpu, 0, "gpu, 2 devices"), ({"hardware": "h", "threads": 2}, 10, None)):
         run.set_status("running")
         run.open(run.config, run.manifest | session, position=(epoch, 0))
-        rows = [r for r in tables.measured(grdnet, [cell], tmp_path) if r["metric"] == "image_auroc"]
+        rows = [r for r in collect.measured(grdnet, [cell], tmp_path) if r["metric"] == "image_auroc"]
         assert not rows
         run.set_status("finished")
-        rows = tables.measured(grdnet, [cell], tmp_path)
+        rows = collect.measured(grdnet, [cell], tmp_path)
         assert {r["hardware"] for r in rows} == {expected or "gpu, 2 devices; scored on h, 2 threads, 2 devices"}
 
 
 def test_rows_name_the_epoch_whose_weights_were_kept(tmp_path):
     cell = store(tmp_path, "grdnet", 10, {10: 0.8})
     Run(cell.folder(tmp_path)).set_status("finished", weights_of_epoch=7)
-    rows = [r for r in tables.measured(grdnet, [cell], tmp_path) if r["metric"] == "image_auroc"]
+    rows = [r for r in collect.measured(grdnet, [cell], tmp_path) if r["metric"] == "image_auroc"]
     assert rows and all("weights of epoch 7, stopped after 10" in r["note"] for r in rows)
 
 
 def test_losses_stand_beside_those_of_the_private_vials(tmp_path):
     cell = store(tmp_path, "residual-ae", 250, {250: 0.6})
-    rows = tables.measured(grdnet, [cell], tmp_path)
+    rows = collect.measured(grdnet, [cell], tmp_path)
     row = next(r for r in rows if r["metric"] == "validation_contextual_loss")
     assert (row["table"], row["epochs"], row["value"], row["verdict"]) == ("1", "250", 1.0, "other data")
     assert row["data"] == "mvtec_ad/pill in the place of bfs_vials/vials"
@@ -228,7 +228,7 @@ def test_losses_stand_beside_those_of_the_private_vials(tmp_path):
 
 def test_claims_compare_equal_epochs(tmp_path):
     some = [store(tmp_path, "grdnet", 10, {10: 0.8}), store(tmp_path, "draem", 10, {10: 0.7})]
-    checked = {text: held for text, held, _ in grdnet.claims(tables.measured(grdnet, some, tmp_path))}
+    checked = {text: held for text, held, _ in grdnet.claims(collect.measured(grdnet, some, tmp_path))}
     assert checked["image_auroc, mvtec_ad/pill: GRD-Net is above DRAEM after 10 epochs"] is True
     assert checked["pixel_auroc, mvtec_ad/pill: GRD-Net is above DRAEM after 10 epochs"] is False
     assert grdnet.claims([])[0][1] is None
@@ -306,6 +306,6 @@ def test_a_defect_is_marked_inside_the_region_and_not_outside():
 def test_a_note_on_regions_stands_where_they_bear_on_the_value():
     note = "resized; regions of interest made (chosen by eye): a ring; regions of interest made empty: 1 image"
     attends, other = grdnet.METHODS["grdnet-case-2"], grdnet.METHODS["draem"]
-    assert tables._that_bears_on(other, "image_auroc", note) == "resized"
-    assert tables._that_bears_on(other, "image_auroc_roi", note) == note
-    assert tables._that_bears_on(attends, "image_auroc", note) == note
+    assert collect._that_bears_on(other, "image_auroc", note) == "resized"
+    assert collect._that_bears_on(other, "image_auroc_roi", note) == note
+    assert collect._that_bears_on(attends, "image_auroc", note) == note

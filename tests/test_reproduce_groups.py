@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from ganspect.evaluation.statistics import seed_interval
-from ganspect.reproduce import cells, formats, report, tables
+from ganspect.reproduce import cells, collect, formats, report, tables
 from ganspect.training.files import write_json
 from ganspect.training.run import Run
 
@@ -94,7 +94,7 @@ def lines_by_key(lines):
 def test_metrics_go_to_the_table_that_lists_them(tmp_path):
     fake = paper()
     some = [store(fake, tmp_path, "cbigan", "grid", 0.9), store(fake, tmp_path, "swept", "grid", 0.8)]
-    rows = rows_by_key(tables.measured(fake, some, tmp_path))
+    rows = rows_by_key(collect.measured(fake, some, tmp_path))
     ours = {
         (table, metric, protocol)
         for table, label, name, metric, protocol in rows
@@ -110,7 +110,7 @@ def test_metrics_go_to_the_table_that_lists_them(tmp_path):
         ("auroc", "image_auroc", "clean"),
     }
     assert {table for table, label, *_ in rows if label == "Swept"} == {"alpha"}
-    assert all(set(r) == set(tables.COLUMNS) for r in rows.values())
+    assert all(set(r) == set(collect.COLUMNS) for r in rows.values())
     beyond = rows["balanced-accuracy", "CBiGAN", "grid", "pixel_auroc", "paper"]
     assert beyond["note"] == "trained on 40 of 50 normal images; beyond the paper"
     assert "beyond" not in rows["auroc", "CBiGAN", "grid", "image_auroc", "paper"]["note"]
@@ -122,7 +122,7 @@ def test_a_part_of_a_group_says_so(tmp_path):
         store(fake, tmp_path, "cbigan", "grid", 0.9, steps=50),
         store(fake, tmp_path, "cbigan", "pill", 0.6, steps=20),
     ]
-    rows = rows_by_key(tables.measured(fake, some, tmp_path))
+    rows = rows_by_key(collect.measured(fake, some, tmp_path))
     overall = rows["auroc", "CBiGAN", "overall", "image_auroc", "paper"]
     assert overall["value"] == pytest.approx(0.75) and overall["low"] is None and overall["seeds"] == 1
     assert overall["verdict"] == "partial (2 of 5 categories), reduced schedule (0.2)"
@@ -138,7 +138,7 @@ def test_a_part_of_a_group_says_so(tmp_path):
 def test_a_group_of_which_nothing_ran_has_no_row(tmp_path):
     fake = paper()
     some = [store(fake, tmp_path, "cbigan", "grid", 0.9), store(fake, tmp_path, "cbigan", "weave", 0.9)]
-    rows = tables.measured(fake, some, tmp_path)
+    rows = collect.measured(fake, some, tmp_path)
     assert "objects" not in {r["category"] for r in rows}
     assert {r["note"].split("; ")[0] for r in rows if r["category"] == "textures"} == {
         "mean of 1 of 2 categories: grid"
@@ -151,7 +151,7 @@ def test_a_whole_group_is_judged_with_its_interval_over_seeds(tmp_path):
     fake = paper()
     values = {"carpet": (0.84, 0.85, 0.86), "grid": (0.86, 0.86, 0.87)}
     some = [store(fake, tmp_path, "cbigan", c, v, seed) for c, vs in values.items() for seed, v in enumerate(vs)]
-    rows = rows_by_key(tables.measured(fake, some, tmp_path))
+    rows = rows_by_key(collect.measured(fake, some, tmp_path))
     textures = rows["auroc", "CBiGAN", "textures", "image_auroc", "clean"]
     expected = seed_interval(np.mean(list(values.values()), axis=0))
     assert (textures["value"], textures["low"], textures["high"]) == pytest.approx(expected)
@@ -159,14 +159,16 @@ def test_a_whole_group_is_judged_with_its_interval_over_seeds(tmp_path):
     assert textures["note"].endswith("interval over seeds")
     assert rows["auroc", "CBiGAN", "overall", "image_auroc", "clean"]["verdict"] == "partial (2 of 5 categories)"
     some[-1] = store(fake, tmp_path, "cbigan", "grid", 0.87, seed=7)
-    textures = rows_by_key(tables.measured(fake, some, tmp_path))["auroc", "CBiGAN", "textures", "image_auroc", "clean"]
+    textures = rows_by_key(collect.measured(fake, some, tmp_path))[
+        "auroc", "CBiGAN", "textures", "image_auroc", "clean"
+    ]
     assert textures["low"] is None and textures["value"] == pytest.approx(expected[0])
 
 
 def test_a_limit_stands_beside_the_printed_network(tmp_path):
     fake = paper()
     some = [store(fake, tmp_path, "bigan", name, 0.66, width=2) for name in TEXTURES]
-    joined = tables.joined(fake, tables.measured(fake, some, tmp_path))
+    joined = tables.joined(fake, collect.measured(fake, some, tmp_path))
     lines = lines_by_key(joined["auroc"])
     ours = lines["BiGAN limit", "textures", "image_auroc"]
     assert (ours["printed"], ours["paper"], ours["verdict"]) == (
@@ -195,7 +197,7 @@ def test_claims_hold_or_not_or_cannot_be_checked(tmp_path):
         return [("grid is easy", best > 0.8, "0.90"), ("pill is hard", False, "0.90"), ("both", None, "no pill")]
 
     fake = paper(claims=claims)
-    rows = tables.measured(fake, [store(fake, tmp_path, "cbigan", "grid", 0.9)], tmp_path)
+    rows = collect.measured(fake, [store(fake, tmp_path, "cbigan", "grid", 0.9)], tmp_path)
     checked = tables.claims(fake, rows)
     assert [state for _, state, _ in checked] == ["holds", "does not hold", "not checked"]
     assert tables.claims(paper(), rows) == []

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from ganspect.models.fcbigan import FCBiGANConfig
-from ganspect.reproduce import cells, fcbigan, formats, plan, tables
+from ganspect.reproduce import cells, collect, fcbigan, formats, plan, printed, tables, verdicts
 from ganspect.training.files import write_json
 from ganspect.training.run import Run, write_csv
 
@@ -28,7 +28,7 @@ from ganspect.training.run import Run, write_csv
     ],
 )
 def test_agreement(metric, value, printed, interval, seeds, expected):
-    assert tables.agreement(metric, value, printed, *interval, seeds) == expected
+    assert verdicts.agreement(metric, value, printed, *interval, seeds) == expected
 
 
 def row(**changes):
@@ -38,7 +38,7 @@ def row(**changes):
 def test_verdicts_name_every_reduction():
     printed = {"value": "0.95", "unit": "fraction", "provenance": "reported"}
     percent = printed | {"value": "95.0", "unit": "percent"}
-    verdict, limits = tables.verdict, tables.Limits
+    verdict, limits = verdicts.verdict, verdicts.Limits
     assert verdict(row(), printed, limits()) == "reproduced"
     assert verdict(row(), printed | {"provenance": "digitised"}, limits()) == "close"
     assert verdict(row(), percent, limits()) == "reproduced"
@@ -75,7 +75,7 @@ def test_what_a_method_or_category_sets_is_no_departure():
 
 
 def test_printed_values_cover_every_subject():
-    lines = tables.published("fcbigan")
+    lines = printed.published("fcbigan")
     assert {line["category"] for line in lines} == {s.category for s in fcbigan.SUBJECTS}
     assert {line["table"] for line in lines} == set(fcbigan.TABLES)
 
@@ -125,15 +125,15 @@ def stored_run(tmp_path, seed, value, protocol="both", width=64):
 def test_rows_join_seeds_and_protocols(tmp_path):
     for seed, value in enumerate((0.94, 0.95, 0.96)):
         stored_run(tmp_path, seed, value)
-    rows = tables.measured(fcbigan, plan.every_cell(fcbigan, tmp_path), tmp_path)
+    rows = collect.measured(fcbigan, plan.every_cell(fcbigan, tmp_path), tmp_path)
     main = [r for r in rows if r["method"] == "FCBiGAN" and r["metric"] == "pixel_auroc"]
     assert [r["protocol"] for r in main] == ["paper", "clean"]
     assert main[0]["value"] == pytest.approx(0.95) and main[0]["seeds"] == 3 and main[0]["verdict"] == "reproduced"
     assert main[0]["low"] == pytest.approx(0.95 - 4.302653 * 0.01 / 3**0.5, abs=1e-6)
-    assert all(set(r) == set(tables.COLUMNS) for r in rows)
+    assert all(set(r) == set(collect.COLUMNS) for r in rows)
     undefined = next(r for r in rows if r["metric"] == "image_auroc")
     assert undefined["value"] is None and "undefined: why" in undefined["note"] and undefined["verdict"] == ""
-    write_csv(tmp_path / "r.csv", rows, tables.COLUMNS)
+    write_csv(tmp_path / "r.csv", rows, collect.COLUMNS)
     with open(tmp_path / "r.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == len(rows)
 
@@ -144,7 +144,7 @@ def test_seeds_of_other_settings_are_no_seeds_of_a_row(tmp_path):
     for seed, value in ((1, 0.94), (2, 0.96)):
         run = stored_run(tmp_path, seed, value)
         write_json(run.path / "manifest.json", run.manifest | {"command": f"c{seed}"})
-    rows = tables.measured(fcbigan, plan.every_cell(fcbigan, tmp_path), tmp_path)
+    rows = collect.measured(fcbigan, plan.every_cell(fcbigan, tmp_path), tmp_path)
     main = next(r for r in rows if r["method"] == "FCBiGAN" and r["metric"] == "pixel_auroc")
     assert (main["value"], main["seeds"], main["model"], main["command"]) == (0.95, 2, "paper", "c1; c2")
     assert main["note"].endswith("seeds of other settings left out: 0")
@@ -153,14 +153,14 @@ def test_seeds_of_other_settings_are_no_seeds_of_a_row(tmp_path):
 def test_a_training_on_all_normals_speaks_for_the_paper_protocol(tmp_path):
     stored_run(tmp_path, 0, 0.90)
     stored_run(tmp_path, 0, 0.95, protocol="paper")
-    rows = tables.measured(fcbigan, plan.every_cell(fcbigan, tmp_path), tmp_path)
+    rows = collect.measured(fcbigan, plan.every_cell(fcbigan, tmp_path), tmp_path)
     main = {r["protocol"]: r["value"] for r in rows if r["method"] == "FCBiGAN" and r["metric"] == "pixel_auroc"}
     assert main == {"clean": 0.90, "paper": 0.95}
 
 
 def test_tables_print_every_cell_with_a_reason(tmp_path):
     stored_run(tmp_path, 0, 0.80, width=16)
-    joined = tables.joined(fcbigan, tables.measured(fcbigan, plan.every_cell(fcbigan, tmp_path), tmp_path))
+    joined = tables.joined(fcbigan, collect.measured(fcbigan, plan.every_cell(fcbigan, tmp_path), tmp_path))
     first = {(x["method"], x["metric"]): x for x in joined["1"]}
     ours = first["FCBiGAN", "pixel_auroc"]
     assert (ours["printed"], ours["paper"], ours["clean"], ours["verdict"]) == (
@@ -176,15 +176,15 @@ def test_tables_print_every_cell_with_a_reason(tmp_path):
     assert second["grid", "f-AnoGAN"] == "not run (no finished run here)"
     assert second["grid", "FCBiGAN"] == "not run (no finished run here)"
     text = formats.markdown(fcbigan, joined)
-    assert all(line["value"] in text for line in tables.published("fcbigan"))
+    assert all(line["value"] in text for line in printed.published("fcbigan"))
 
 
 def test_copies_smaller_than_the_papers_are_other_data():
     subject = SimpleNamespace(dataset="mvtec_ad", pixels=(1024, 1024))
     found = {"image_shape": [512, 512, 3], "notes": ["substitute normals: 21 of 21"]}
-    data, _ = tables.describe_data(subject, found)
+    data, _ = collect.describe_data(subject, found)
     assert data == "copy of 512x512 pixels, the paper's 1024x1024; substitute normals: 21 of 21"
-    assert tables.describe_data(subject, {"image_shape": [1024, 1024, 3], "notes": []})[0] == "paper"
+    assert collect.describe_data(subject, {"image_shape": [1024, 1024, 3], "notes": []})[0] == "paper"
 
 
 def test_the_score_that_the_settings_chose_is_the_headline(tmp_path):
@@ -195,7 +195,7 @@ def test_the_score_that_the_settings_chose_is_the_headline(tmp_path):
         found["protocols"][protocol] = {"linear": linear, **scores}
     write_json(run.path / "metrics.json", found)
     write_json(run.path / "config.json", run.config | {"aggregation": "linear"})
-    rows = tables.measured(fcbigan, plan.every_cell(fcbigan, tmp_path), tmp_path)
+    rows = collect.measured(fcbigan, plan.every_cell(fcbigan, tmp_path), tmp_path)
     main = {r["method"]: r for r in rows if r["metric"] == "pixel_auroc" and r["protocol"] == "paper"}
     assert main["FCBiGAN"]["value"] == 0.7 and main["FCBiGAN"]["verdict"] == "other scoring"
     assert main["FCBiGAN, L_R alone"]["value"] == 0.9 and "FCBiGAN, linear" not in main
