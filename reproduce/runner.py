@@ -87,13 +87,63 @@ def run_cell(paper, cell, path, run, channel, options, title):
 
     method = paper.METHODS[cell.method]
     config = method.config(**cell.settings)
-    size = getattr(config, "image_size", None) or None  # methods that see whole images, or patches of a resized one
-    arrays = data_arrays.load_category(path, *_key(cell), channels=config.channels, size=size)
-    recipe = getattr(paper, "REGIONS", {}).get(_key(cell))
-    arrays = regions.add_regions(arrays, recipe) if recipe else arrays
+    arrays = _arrays_of(paper, cell, path, config)
     arithmetic = {"precision": options.precision} if options.precision != FULL else {}
     arithmetic |= {"xla": True} if options.xla and keras.backend.backend() == "tensorflow" else {}
-    stored = {
+    stored = _settings_of(cell, config, arrays) | arithmetic
+    manifest = make_manifest(config.seed, arrays.fingerprint, options.threads, keras.backend.backend(), options.devices)
+    made = {"commit": manifest["commit"], "dirty": manifest["dirty"]}
+    defaults = {f.name: f.default for f in dataclasses.fields(config)}
+    origin = None if options.force else shared.copy_finished(paper, cell, run, stored, defaults)
+    known, status = run.matches(stored, defaults), run.status
+    finished = known and status["state"] == "finished"
+    if finished and not options.rescore:
+        channel.say(f"{title}: finished on {status['updated']}, {'copied from ' + origin if origin else 'kept'}")
+        return "kept"
+    if known and status["state"] == "diverged" and not (options.force or options.only_failed):
+        reason = status.get("message", "").removesuffix(AGAIN)
+        raise training_callbacks.Diverged(reason + AGAIN)
+    copied = known and not finished and "copied_from" in run.manifest and _is_trained(run, config)
+    if copied:
+        channel.say(f"{title}: training copied from {run.manifest['copied_from']}")
+    manifest |= arithmetic | (_trained_then(run, finished) if finished or copied else {})
+    for line in run.open(stored, manifest, defaults, position_of(run.checkpoint)):
+        channel.say(f"{title}: {line}")
+    with options.devices.scope():
+        detector = method.build(config)
+        detector.precision, detector.xla = options.precision, bool(arithmetic.get("xla"))
+        detector.compile()
+    kept, _ = data_arrays.split_held_out(arrays)
+    chosen = kept if cell.protocol == "both" else np.arange(len(arrays.train))
+    facts = {
+        "parameters": sum(math.prod(v.shape) for v in detector.trainable_variables),
+        "train_images": len(chosen),
+        **made,
+        "source_shape": data_arrays.smallest_image(path, *_key(cell), _size_of(config)),
+    }
+    measurements = _measurements(paper, cell, detector, arrays, facts, run)
+    images = training_images(method, arrays, chosen)
+    train(method, detector, images, measurements, run, channel, title, options.devices, options.checkpoint_every)
+    shown = thinned(chosen, cell.profile.train) if cell.profile.train else ()
+    score(paper, detector, measurements.arrays, measurements, shown, run, channel, title, not options.no_export)
+    return "finished"
+
+
+def _size_of(config):
+    """The side that whole images are resized to, or patches come from; None: images as they are."""
+    return getattr(config, "image_size", None) or None
+
+
+def _arrays_of(paper, cell, path, config):
+    """The images of a cell, with regions of interest where the script has a recipe for them."""
+    arrays = data_arrays.load_category(path, *_key(cell), channels=config.channels, size=_size_of(config))
+    recipe = getattr(paper, "REGIONS", {}).get(_key(cell))
+    return regions.add_regions(arrays, recipe) if recipe else arrays
+
+
+def _settings_of(cell, config, arrays):
+    """What a run folder stores as its settings, precision and compiler aside."""
+    return {
         **dataclasses.asdict(config),
         "method": cell.method,
         "dataset": cell.subject.dataset,
@@ -103,63 +153,36 @@ def run_cell(paper, cell, path, run, channel, options, title):
         "curve_stride": cell.profile.curve_stride,
         **{name: value for name, value in _shares(cell.profile).items() if value},
         "data": arrays.fingerprint,
-        **arithmetic,
     }
-    manifest = make_manifest(config.seed, arrays.fingerprint, options.threads, keras.backend.backend(), options.devices)
-    manifest |= arithmetic
-    make = dict(manifest)
-    defaults = {f.name: f.default for f in dataclasses.fields(config)}
-    origin = None if options.force else shared.copy_finished(paper, cell, run, stored, defaults)
-    status = run.status
-    finished = status["state"] == "finished" and run.matches(stored, defaults)
-    if finished and not options.rescore:
-        channel.say(f"{title}: finished on {status['updated']}, {'copied from ' + origin if origin else 'kept'}")
-        return "kept"
-    if status["state"] == "diverged" and run.matches(stored, defaults) and not (options.force or options.only_failed):
-        reason = status.get("message", "").removesuffix(AGAIN)
-        raise training_callbacks.Diverged(reason + AGAIN)
-    if finished:  # what trained it stays; code and data are those of today
-        names = ("command", "hardware", "threads", "devices", "date", "backend", "copied_from")
-        trained = {name: run.manifest[name] for name in names if name in run.manifest}
-        manifest |= trained | {"trained_by": run.manifest.get("trained_by", run.manifest["commit"])}
-    elif "copied_from" in run.manifest and run.matches(stored, defaults) and _is_trained(run, config):
-        names = ("hardware", "threads", "devices", "date", "backend", "copied_from")
-        manifest |= {name: run.manifest[name] for name in names if name in run.manifest} | {
-            "trained_by": run.manifest["commit"]
-        }
-        channel.say(f"{title}: training copied from {run.manifest['copied_from']}")
-    for line in run.open(stored, manifest, defaults, position_of(run.checkpoint)):
-        channel.say(f"{title}: {line}")
-    with options.devices.scope():
-        detector = method.build(config)
-        detector.precision, detector.xla = options.precision, bool(arithmetic.get("xla"))
-        detector.compile()
+
+
+def _trained_then(run, finished):
+    """What a manifest keeps of the training of a run that is only scored now: code and data of the scores are today's.
+
+    Of a finished run the command as well: it is the one that trained; that of a copied training was another's.
+    """
+    names = ("hardware", "threads", "devices", "date", "backend", "copied_from")
+    kept = {name: run.manifest[name] for name in (*names, *["command"] * finished) if name in run.manifest}
+    first = run.manifest.get("trained_by", run.manifest["commit"]) if finished else run.manifest["commit"]
+    return kept | {"trained_by": first}
+
+
+def _measurements(paper, cell, detector, arrays, facts, run):
+    """`Measurements` of a cell: the test images that its profile draws, the held-out normals that it takes."""
+    method = paper.METHODS[cell.method]
     kept, held_out = data_arrays.split_held_out(arrays)
     held_out = held_out if len(held_out) else kept
     arrays = dataclasses.replace(arrays, notes=(*arrays.notes, *_not_the_papers(method, cell.subject, arrays)))
     if cell.profile.drawn:
         arrays = data_arrays.draw_test(arrays, *cell.profile.drawn)
     scored = thinned(held_out, cell.profile.normals)
-    normals = [arrays.train[i] for i in scored]
-    normal_regions = [arrays.train_rois[i] for i in scored] if arrays.train_rois else None
-    if len(normals) < len(held_out):
-        note = f"thresholds from {len(normals)} of {len(held_out)} held-out normals"
+    if len(scored) < len(held_out):
+        note = f"thresholds from {len(scored)} of {len(held_out)} held-out normals"
         arrays = dataclasses.replace(arrays, notes=(*arrays.notes, note))
-    chosen = kept if cell.protocol == "both" else np.arange(len(arrays.train))
-    facts = {
-        "parameters": sum(math.prod(v.shape) for v in detector.trainable_variables),
-        "train_images": len(chosen),
-        "commit": make["commit"],
-        "dirty": make["dirty"],
-        "source_shape": data_arrays.smallest_image(path, *_key(cell), size),
-    }
-    held_out = training_images(method, arrays, thinned(held_out, cell.profile.normals))
-    measurements = Measurements(paper, cell, detector, arrays, normals, held_out, facts, run, normal_regions)
-    images = training_images(method, arrays, chosen)
-    train(method, detector, images, measurements, run, channel, title, options.devices, options.checkpoint_every)
-    shown = thinned(chosen, cell.profile.train) if cell.profile.train else ()
-    score(paper, detector, arrays, measurements, shown, run, channel, title, not options.no_export)
-    return "finished"
+    normals = [arrays.train[i] for i in scored]
+    inside = [arrays.train_rois[i] for i in scored] if arrays.train_rois else None
+    images = training_images(method, arrays, scored)
+    return Measurements(paper, cell, detector, arrays, normals, images, facts, run, inside)
 
 
 def _is_trained(run, config):

@@ -87,63 +87,69 @@ def measure(
         clean alone. With `intervals` come AUPRO, AUPIMO and `by_defect` along. Where test
         images have a region of interest and the score has a map, metrics inside and outside of it come along.
     """
-    has_masks = all(mask is not None for mask in arrays.masks)
     kept = {"paper": np.arange(len(arrays.test)), "clean": _without_repeats(arrays)}
     found, image_scores, cuts = {protocol: {} for protocol in kept}, {}, {}
     for name in names:
-        mapped = detector.map_names is None or name in detector.map_names
+        mapped, first = detector.map_names is None or name in detector.map_names, name == names[0]
         maps = [detector.map_from(e, name) for e in evidence] if mapped else None
         scores = image_scores[name] = np.array([detector.score_from(e, name) for e in evidence])
         cuts[name] = thresholds.normal_quantile([detector.score_from(e, name) for e in normal_evidence])
+        cut, resampled = cuts[name].value, samples * (intervals and first)
         for protocol, indices in kept.items():
             if protocol == "clean" and len(indices) == len(arrays.test):
                 found[protocol][name] = dict(found["paper"][name])
             else:
-                some = [maps[i] for i in indices] if mapped else None
-                masks = [arrays.masks[i] for i in indices] if has_masks else None
-                wanted = intervals and name == names[0]
-                found[protocol][name] = _metrics(arrays.labels[indices], scores[indices], masks, some, samples * wanted)
-                if intervals:
-                    found[protocol][name] |= _localisation(arrays.labels[indices], masks, some) if mapped else {}
-                    found[protocol][name]["by_defect"] = by_defect(
-                        arrays.labels[indices],
-                        scores[indices],
-                        [arrays.defects[i] for i in indices],
-                        masks,
-                        some,
-                        cuts[name].value,
-                    )
-        _add_best(found, name, arrays.labels, scores, kept, cuts[name].value)
-        if intervals and name == names[0]:
+                found[protocol][name] = _of_images(arrays, indices, scores, maps, cut, intervals, resampled)
+        _add_best(found, name, arrays.labels, scores, kept, cut)
+        if intervals and first:
             for protocol, indices in kept.items():
                 if protocol == "clean" and len(indices) == len(arrays.test):
                     found[protocol][name] |= _shared_intervals(found["paper"][name], found[protocol][name])
-                _add_intervals(
-                    found[protocol][name], arrays.labels[indices], scores[indices], cuts[name].value, samples
-                )
-        if intervals and mapped and has_masks:
+                _add_intervals(found[protocol][name], arrays.labels[indices], scores[indices], cut, samples)
+        if intervals and mapped and _has_masks(arrays):
             value, _ = metrics.pixel_f1_max(arrays.masks, maps)
             found["paper"][name]["pixel_f1_max"] = None if np.isnan(value) else value
         if mapped and arrays.rois:
-            cut = normal_threshold(detector, normal_evidence, name).value
-            inside = _inside(detector, evidence, arrays.rois, name)
-            known = _inside(detector, normal_evidence, normal_regions, name) if normal_regions else []
-            known = known[np.isfinite(known)] if len(known) else known  # not of empty regions
-            of_image = thresholds.normal_quantile(known).value if len(known) else None
-            if not detector.scores_inside(name):  # then "inside" is another statistic than the score
-                inside = None
-            for protocol, indices in kept.items():
-                image_cut = of_image if protocol == "clean" else None
-                _add_regions(found[protocol][name], arrays, inside, maps, indices, cut, image_cut)
-            for best in BEST_INSIDE:
-                found["clean"][name].pop(best, None)
-        if draws and name == names[0]:
+            _add_inside(found, name, detector, arrays, maps, kept, evidence, normal_evidence, normal_regions)
+        if draws and first:
             for protocol, indices in kept.items():
                 whole = found[protocol][name]
-                cut = cuts[name].value if protocol == "clean" else None
-                found[protocol][name] = _drawn(whole, arrays.labels[indices], scores[indices], draws, cut)
+                chosen = cut if protocol == "clean" else None
+                found[protocol][name] = _drawn(whole, arrays.labels[indices], scores[indices], draws, chosen)
                 found[protocol][f"{name}{ALL}"] = whole
     return found, image_scores, cuts
+
+
+def _has_masks(arrays):
+    return all(mask is not None for mask in arrays.masks)
+
+
+def _of_images(arrays, indices, scores, maps, cut, everything, samples):
+    """Metrics of one score on the test images of these indices; with `everything` the slower ones and each defect's."""
+    some = [maps[i] for i in indices] if maps is not None else None
+    masks = [arrays.masks[i] for i in indices] if _has_masks(arrays) else None
+    labels, scores = arrays.labels[indices], scores[indices]
+    found = _metrics(labels, scores, masks, some, samples)
+    if everything:
+        found |= _localisation(labels, masks, some) if some is not None else {}
+        found["by_defect"] = by_defect(labels, scores, [arrays.defects[i] for i in indices], masks, some, cut)
+    return found
+
+
+def _add_inside(found, name, detector, arrays, maps, kept, evidence, normal_evidence, normal_regions):
+    """Metrics inside and outside of the regions of interest, thresholds from the held-out normals' own regions."""
+    cut = normal_threshold(detector, normal_evidence, name).value
+    inside = _inside(detector, evidence, arrays.rois, name)
+    known = _inside(detector, normal_evidence, normal_regions, name) if normal_regions else []
+    known = known[np.isfinite(known)] if len(known) else known  # not of empty regions
+    of_image = thresholds.normal_quantile(known).value if len(known) else None
+    if not detector.scores_inside(name):  # then "inside" is another statistic than the score
+        inside = None
+    for protocol, indices in kept.items():
+        image_cut = of_image if protocol == "clean" else None
+        _add_regions(found[protocol][name], arrays, inside, maps, indices, cut, image_cut)
+    for best in BEST_INSIDE:
+        found["clean"][name].pop(best, None)
 
 
 def _drawn(whole, labels, scores, draws, cut):
