@@ -159,12 +159,7 @@ def reproduce(options):
     from ganspect.training.grid import start_server
 
     console = _console()
-    for name in ("jobs", "checkpoint_every"):
-        if getattr(options, name) < 1:
-            return _refuse(f"--{name.replace('_', '-')} takes 1 or more")
-    if options.curve is not None and options.curve < 0:
-        return _refuse("--curve takes 0 or more")
-    if problem := _ray_problem(options):
+    if problem := _number_problem(options) or _ray_problem(options):
         return _refuse(problem)
     try:
         options.devices = Devices.parse(options.devices)
@@ -223,6 +218,16 @@ def reproduce(options):
         pages.write(paper, plan.every_cell(paper, options.runs_dir), options.runs_dir, console)
     pages.write_index([importlib.import_module(name) for name in PAPERS.values()], options.runs_dir)
     return _conclude(outcomes, errors, console)
+
+
+def _number_problem(options):
+    """What is wrong with a number of the command line, or nothing."""
+    for name in ("jobs", "checkpoint_every"):
+        if getattr(options, name) < 1:
+            return f"--{name.replace('_', '-')} takes 1 or more"
+    if options.curve is not None and options.curve < 0:
+        return "--curve takes 0 or more"
+    return ""
 
 
 def _run_grid(chosen, found, errors, options, console, preload):
