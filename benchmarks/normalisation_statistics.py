@@ -12,7 +12,8 @@ every `--every` epochs the same networks mark the test images with
     averaged     weights averaged over training (factor 0.99 a step), statistics measured anew for them.
 Printed for each: image and pixel AUROC of A and the U-Net's loss on held-out corrupted images, then medians and ranges.
 No way is chosen by them: rows of the tables are "moving". With `--run` nothing is trained: checkpoints of
-stored runs of GRD-Net or DRAEM are scored, with statistics "moving" and "anew" (`SegmentingDetector.renew_statistics`).
+stored runs of GRD-Net or DRAEM are scored, with statistics "moving" and "anew" (`SegmentingDetector.renew_statistics`);
+of several with equal settings also the mean of their weights, anew (Izmailov et al., arXiv 1803.05407).
 """
 
 import argparse
@@ -105,7 +106,7 @@ def stored(options):
     from ganspect.training.checkpoint import load_state
     from ganspect.training.run import Run
 
-    rows = []
+    rows, weights = [], []
     for folder in options.run:
         known = json.loads((folder / "config.json").read_text())
         method = grdnet.METHODS[known["method"]]
@@ -117,17 +118,25 @@ def stored(options):
         detector = method.build(config)
         detector.compile()
         epoch = load_state(Run(folder).checkpoint, detector.state).epoch
+        weights.append([v.numpy() for v in detector.trainable_variables])
         measure = HeldOut(method, detector, training_images(method, arrays, held_out))
+        renew = RenewStatistics(detector, stack, method.sampler(config, shapes), options.batches).on_epoch_end
         found = {"moving": scored(detector, arrays, measure)}
-        RenewStatistics(detector, stack, method.sampler(config, shapes), options.batches).on_epoch_end(epoch)
+        renew(epoch)
         found["anew"] = scored(detector, arrays, measure)
         rows.append((epoch, found))
         cells = [" / ".join(f"{value:.3g}" for value in found[way]) for way in found]
         if len(rows) == 1:
             print(timing.table(("epoch", *found), []), flush=True)
         print("| " + " | ".join([str(epoch), *cells]) + " |", flush=True)
+    lines = [_summary(way, rows) for way in ("moving", "anew")]
+    if len(weights) > 1:
+        for v, *values in zip(detector.trainable_variables, *weights, strict=True):
+            v.assign(np.mean(values, axis=0))
+        renew(epoch)
+        lines.append(["anew, mean of the weights", *(f"{value:.3g}" for value in scored(detector, arrays, measure))])
     print("\nmedian (least to most) over these epochs\n")
-    print(timing.table(("statistics", *COLUMNS), [_summary(way, rows) for way in ("moving", "anew")]))
+    print(timing.table(("statistics", *COLUMNS), lines))
 
 
 def _summary(way, rows):
