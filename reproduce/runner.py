@@ -180,9 +180,9 @@ def _measurements(paper, cell, detector, arrays, facts, run):
         note = f"thresholds from {len(scored)} of {len(held_out)} held-out normals"
         arrays = dataclasses.replace(arrays, notes=(*arrays.notes, note))
     normals = [arrays.train[i] for i in scored]
-    inside = [arrays.train_rois[i] for i in scored] if arrays.train_rois else None
+    normal_regions = [arrays.train_rois[i] for i in scored] if arrays.train_rois else None
     images = training_images(method, arrays, scored)
-    return Measurements(paper, cell, detector, arrays, normals, images, facts, run, inside)
+    return Measurements(paper, cell, detector, arrays, normals, images, facts, run, normal_regions)
 
 
 def _is_trained(run, config):
