@@ -17,6 +17,7 @@ from ganspect.models import anogan, ganomaly
 from ganspect.reproduce import baselines
 from ganspect.reproduce.cells import SYNTHETIC as DATASET
 from ganspect.reproduce.cells import Method, Profile, Subject
+from ganspect.reproduce.verdicts import borne_out, shown_interval
 
 NAME = "anogan_ganomaly"
 TITLE = "AnoGAN and GANomaly on casting and cloud images (2022)"
@@ -180,7 +181,7 @@ PROFILES = {
 def claims(rows):
     """What the study says in words, on the paper protocol; of clouds on the synthetic ones where they stand in."""
     found = {
-        (r["dataset"], r["category"], r["method"], r["metric"]): r["value"]
+        (r["dataset"], r["category"], r["method"], r["metric"]): r
         for r in rows
         if r["protocol"] == "paper" and r["table"] in ("figures", "colour")
     }
@@ -190,24 +191,32 @@ def claims(rows):
     casting, what = ("casting", "casting"), "cloud" if real else "synthetic clouds"
     gray, rgb = (METHODS[f"ganomaly-{name}"].label for name in ("gray", "rgb"))
 
-    def difference(category, first, second, text, holds):
+    def difference(category, first, second, text, holds, state=borne_out):
         pair = [found.get((*category, method, "image_auroc")) for method in (first, second)]
-        if None in pair:
+        if any(row is None or row["value"] is None for row in pair):
             return text, None, "not measured"
         shares = " and ".join(
             f"{100 * float(share):.3g} %" for share in (schedules[(*category, m)] for m in (first, second))
         )
-        return text, holds(pair[0] - pair[1]), f"AUROC {pair[0]:.3f} against {pair[1]:.3f}, {shares} of the schedules"
+        first, second = (f"{row['value']:.3f}{shown_interval(row)}" for row in pair)
+        held = state(pair, lambda one, other: holds(one - other))
+        return text, held, f"AUROC {first} against {second}, {shares} of the schedules"
+
+    def equal(pair, holds):  # whose intervals may well overlap
+        return holds(*(row["value"] for row in pair))
 
     accuracy = found.get((*casting, "GANomaly", "image_accuracy_oracle"))
+    least = {"value": 0.80, "low": 0.80, "high": 0.80}
     return [
         difference(casting, "GANomaly", "AnoGAN", "GANomaly is far above AnoGAN on casting", lambda d: d >= FAR),
-        difference(clouds, "GANomaly", "AnoGAN", f"the two are about equal on {what}", lambda d: abs(d) <= SAME),
+        difference(clouds, "GANomaly", "AnoGAN", f"the two are about equal on {what}", lambda d: abs(d) <= SAME, equal),
         difference(casting, gray, rgb, "GANomaly is better on grayscale than on RGB casting", lambda d: d > 0),
         (
             "GANomaly's accuracy on casting is above 0.80",
-            None if accuracy is None else accuracy > 0.80,
-            "not measured" if accuracy is None else f"{accuracy:.3f} at the best test threshold",
+            None if accuracy is None else borne_out([accuracy, least], lambda ours, other: ours > other),
+            "not measured"
+            if accuracy is None
+            else f"{accuracy['value']:.3f}{shown_interval(accuracy)} at the best test threshold",
         ),
     ]
 

@@ -16,6 +16,7 @@ from ganspect.models.cbigan import PRESETS, CBiGAN, CBiGANConfig
 from ganspect.reproduce.baselines import QUICK_FANOGAN, fanogan_method, ganomaly_method
 from ganspect.reproduce.cells import SYNTHETIC as DATASET
 from ganspect.reproduce.cells import Method, Profile, Subject
+from ganspect.reproduce.verdicts import borne_out, shown_interval
 
 NAME = "cbigan"
 TITLE = "CBiGAN: Combining GANs and AutoEncoders for Efficient Anomaly Detection (ICPR 2020)"
@@ -200,12 +201,12 @@ def _compared(found, text, metric, first, second):
     pair = [found.get((*which, metric)) for which in (first, second)]
     if any(row is None or row["value"] is None for row in pair):
         return text, None, "not measured"
-    names = [f"{row['method']}, {row['category']}: {row['value']:.3f}" for row in pair]
+    names = [f"{row['method']}, {row['category']}: {row['value']:.3f}{shown_interval(row)}" for row in pair]
     means = [row["note"].split(";")[0] for row in pair if row["note"].startswith("mean of")]
     if first[1] == second[1] and (len({*means}) > 1 or pair[0]["schedule"] != pair[1]["schedule"]):
         return text, None, f"{names[0]} and {names[1]} are of other categories or budgets"
     evidence = f"{names[0]} against {names[1]}; {pair[0]['note'].split(';')[0]}, {pair[0]['seeds']} seed(s)"
-    return text, pair[0]["value"] - pair[1]["value"] > SAME, evidence
+    return text, borne_out(pair, lambda ours, other: ours - other > SAME), evidence
 
 
 def draw(cells, runs, folder):

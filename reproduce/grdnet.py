@@ -23,6 +23,7 @@ from ganspect.reproduce.baselines import ganomaly_method
 from ganspect.reproduce.cells import SYNTHETIC as DATASET
 from ganspect.reproduce.cells import Method, Profile, Subject
 from ganspect.reproduce.milestones import ROI_METRICS
+from ganspect.reproduce.verdicts import borne_out, shown_interval
 
 NAME = "grdnet"
 TITLE = "GRD-Net: Generative-Reconstructive-Discriminative Anomaly Detection with ROI Attention (IJIS 2023)"
@@ -269,7 +270,8 @@ def _compared(text, pair, holds):
         budgets = [f"{100 * float(row['schedule']):.3g} % of the epochs; {row['model']}" for row in pair]
         return [(text, None, f"{ours:.3g} and {other:.3g} are of other budgets: {budgets[0]}, and {budgets[1]}")]
     share = f"{100 * float(pair[0]['schedule']):.3g} % of the epochs; {pair[0]['model']}; {pair[0]['seeds']} seed(s)"
-    return [(text, holds(ours, other), f"{ours:.3g} against {other:.3g}; {share}")]
+    ours, other = (f"{row['value']:.3g}{shown_interval(row)}" for row in pair)
+    return [(text, borne_out(pair, holds), f"{ours} against {other}; {share}")]
 
 
 def draw_run(detector, arrays, evidence, batch, run):

@@ -122,9 +122,10 @@ def claims(paper, rows):
         rows: from `measured`.
 
     Returns:
-        List of `(claim, "holds" / "does not hold" / "not checked", evidence)`; empty if the script states none.
+        List of `(claim, state, evidence)`, empty if the script states none; the states are "holds", "does not hold",
+        "undecided" (it is so, but the intervals overlap) and "not checked".
     """
-    states = {True: "holds", False: "does not hold", None: "not checked"}
+    states = {True: "holds", False: "does not hold", "undecided": "undecided", None: "not checked"}
     check = getattr(paper, "claims", None)
     return [(claim, states[held], evidence) for claim, held, evidence in check(rows)] if check else []
 

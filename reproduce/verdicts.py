@@ -105,3 +105,26 @@ def verdict(row, printed, limits):
         return "close" if BOUNDS[printed["relation"]](row["value"], target) else "differs"  # no value to reproduce
     found = agreement(row["metric"], row["value"], target, row["low"], row["high"], row["seeds"])
     return "close" if found == "reproduced" and printed["provenance"] == "digitised" else found
+
+
+def shown_interval(row):
+    """ " (low to high)" of a measured row, empty where it has none."""
+    return "" if row["low"] is None or row["high"] is None else f" ({row['low']:.3f} to {row['high']:.3f})"
+
+
+def borne_out(pair, holds):
+    """Whether two measured rows bear out what a paper says of their difference.
+
+    Args:
+        pair: two rows with `value`, `low`, `high`.
+        holds: `(first value, second value)` to whether it is so.
+
+    Returns:
+        True, False, or "undecided": it is so, but the 95 % intervals of both rows overlap.
+    """
+    if not holds(*(row["value"] for row in pair)):
+        return False
+    bounds = [row[side] for side in ("low", "high") for row in pair]
+    if None in bounds or max(bounds[:2]) > min(bounds[2:]):
+        return True
+    return "undecided"

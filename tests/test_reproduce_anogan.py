@@ -116,7 +116,7 @@ def test_one_draw_of_a_category(tmp_path):
 
 def row(method, value, metric="image_auroc", dataset="casting", category="casting", table="figures", **more):
     return dict(table=table, method=method, dataset=dataset, category=category, metric=metric, value=value) | {
-        "protocol": "paper", "schedule": "0.5", **more
+        "protocol": "paper", "schedule": "0.5", "low": None, "high": None, **more
     }  # fmt: skip
 
 
@@ -135,6 +135,20 @@ def test_claims_are_stated_either_way():
     assert held == [True, True, True, False] and "synthetic" not in paper.claims(rows)[1][0]
     near = [row("GANomaly", 0.6), row("AnoGAN", 0.56), row("GANomaly", 0.81, "image_accuracy_oracle", protocol="clean")]
     assert [holds for _, holds, _ in paper.claims(near)] == [False, None, None, None]
+
+
+def test_a_claim_within_the_intervals_is_undecided():
+    wide = [row("GANomaly", 0.6, low=0.1, high=0.9), row("AnoGAN", 0.2, low=0.15, high=0.25)]
+    _, held, evidence = paper.claims(wide)[0]
+    assert held == "undecided" and "0.600 (0.100 to 0.900) against 0.200 (0.150 to 0.250)" in evidence
+    apart = [row("GANomaly", 0.6, low=0.3, high=0.9), wide[1]]
+    assert paper.claims(apart)[0][1] is True
+    accuracy = row("GANomaly", 0.86, "image_accuracy_oracle", low=0.79, high=0.9)
+    assert paper.claims([accuracy])[3][1] == "undecided"
+    assert paper.claims([accuracy | {"low": 0.81}])[3][1] is True
+    cloud = dict(dataset="cloud", category="cloud", low=0.5, high=0.9)
+    equal = [row("GANomaly", 0.71, **cloud), row("AnoGAN", 0.7, **cloud)]
+    assert paper.claims(equal)[1][1] is True  # overlapping intervals do not speak against equality
 
 
 def test_a_bound_in_the_text_is_judged_as_one():

@@ -71,7 +71,7 @@ def test_claims_are_stated_either_way():
         label = cbigan.METHODS[method].label
         note = "mean of 2 of 15 categories: grid, pill; more"
         found = dict(method=label, category=category, metric=metric, value=value, protocol=protocol, note=note, seeds=1)
-        return found | {"schedule": "1"}
+        return found | {"schedule": "1", "low": None, "high": None}
 
     rows = [row("cbigan", "overall", 0.6), row("bigan", "overall", 0.5), row("cbigan", "textures", 0.4)]
     rows += [row("cbigan", "objects", 0.7), row("bigan", "overall", 0.9, protocol="clean")]

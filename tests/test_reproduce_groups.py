@@ -194,12 +194,14 @@ def test_a_limit_stands_beside_the_printed_network(tmp_path):
 def test_claims_hold_or_not_or_cannot_be_checked(tmp_path):
     def claims(rows):
         best = max(r["value"] for r in rows if r["metric"] == "image_auroc")
-        return [("grid is easy", best > 0.8, "0.90"), ("pill is hard", False, "0.90"), ("both", None, "no pill")]
+        return [("grid is easy", best > 0.8, "0.90"), ("pill is hard", False, "0.90"), ("both", None, "no pill")] + [
+            ("nearly", "undecided", "0.90")
+        ]
 
     fake = paper(claims=claims)
     rows = collect.measured(fake, [store(fake, tmp_path, "cbigan", "grid", 0.9)], tmp_path)
     checked = tables.claims(fake, rows)
-    assert [state for _, state, _ in checked] == ["holds", "does not hold", "not checked"]
+    assert [state for _, state, _ in checked] == ["holds", "does not hold", "not checked", "undecided"]
     assert tables.claims(paper(), rows) == []
     text = formats.markdown(fake, tables.joined(fake, rows), checked)
     assert "## Claims of the paper" in text and "- both: **not checked** (no pill)" in text
