@@ -77,16 +77,22 @@ class PatchSampler(Sampler):
         sizes, patch_size, count, batch_size, seed: as of every `Sampler`.
         augment: flip horizontally and vertically and turn by one counter-clockwise quarter, each with probability 1/2
             (FCBiGAN thesis 5.2); otherwise patches are only cut.
+        fresh: cut other patches in every epoch; otherwise those of epoch 0, in another order and turned anew.
     """
 
     augment: bool = True
+    fresh: bool = True
 
     def draws(self, epoch):
         """The epoch's draws: `{"image", "top", "left", "flip_x", "flip_y", "turn"}`, each int32 `[steps, batch]`.
 
         The draw of a patch depends on (seed, epoch, its index) alone: row i of one table of uniform numbers.
         """
-        uniform = np.random.default_rng([self.seed, epoch]).random((self.count, 6))
+        rng = np.random.default_rng([self.seed, epoch])
+        uniform = rng.random((self.count, 6))
+        if not self.fresh and epoch:
+            cut = np.random.default_rng([self.seed, 0]).random((self.count, 6))
+            uniform[:, :3] = rng.permutation(cut[:, :3])
         sizes = np.asarray(self.sizes)
         image = (uniform[:, 0] * len(sizes)).astype("int32")
         room = sizes[image] - self.patch_size + 1  # [patches, 2]

@@ -23,7 +23,7 @@ on for G(z).
 Departures: images are made smaller by Pillow's bilinear filter, the notebook's loader takes the nearest pixel; the
 notebook's other scale of cloud pixels, (x - 31.5) / 31.5, is not built (3a); only whole batches are trained on. The
 search "dense" comes after held-out normals, then takes normal test images before anomalous ones; the notebook has
-scored its training images before.
+scored its training images, and fitted single images and stacks of 100, before.
 """
 
 import math

@@ -11,8 +11,8 @@ Input: images in [-1, 1]. Trained on patches, tested on whole images of any size
 more anomalous; the score of an image is the maximum of its map (ours: the thesis scores pixels only).
 
 Sources of what the summary leaves open: the author's later Keras code (Speck1996/skal), tagged [skal] below, and the
-decisions 1a to 1p of this project's notes, which the method's card (docs/methods/fcbigan.md) repeats. Known departures:
-see the card.
+decisions 1a to 1p of this project's notes, which the method's card (docs/methods/fcbigan.md) repeats. Departs: the
+thesis' 12 000 patches are cut anew in every epoch (`fresh_patches`); the others are in the card.
 """
 
 from dataclasses import dataclass
@@ -51,6 +51,7 @@ class FCBiGANConfig:
     generator_reconstruction_weight: float = 0.0  # [thesis eq. 6] the penalty trains E alone; above 0: [ours] G as well
     batch_size: int = 32  # [skal]
     patches_per_epoch: int = 12_000  # [thesis 5.2]
+    fresh_patches: bool = True  # [ours] others in every epoch; False: the same, as in skal and by the thesis' letter
     epochs: int = 100  # [skal]
     aggregation: str = "max"  # [thesis 5.2] the tables' score
     linear_weight: float = 0.5  # [ours: alpha of eq. 7 is not printed]

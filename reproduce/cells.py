@@ -21,10 +21,14 @@ class Method:
         model_fields: config fields that change the network.
         loss_fields: config fields that change the losses.
         score_fields: config fields that change the scores; a departure in any other field changes the schedule.
+        noise_fields: config fields that change the synthetic defects of its training.
+        free_fields: config fields that are never departures.
         settings: what makes this method of the config's class, `{field: value}` or `Subject -> {field: value}` (which
             then takes the place of the subject's own settings); no departures.
         beside: a method that the paper prints and that ours stands beside, though its networks are others.
-        also: a printed method that this is as well, in another reading of its source: compared, no limit named.
+        also: a printed method that this is as well, in another reading of its source: compared with it.
+        variant: what it has other than the paper's text and code, as verdicts name it, or `config dict -> that`; empty
+            for a reading of these.
         tables: the tables it belongs to; all of the category's where empty.
         unasked: whether it runs where neither it nor one of its `tables` is asked for; those of all tables always do.
         subjects: the `(dataset, category)` it runs on; all of the paper's where empty.
@@ -46,6 +50,9 @@ class Method:
     settings: dict | Callable = field(default_factory=dict)
     beside: str = ""
     also: str = ""
+    variant: str | Callable = ""
+    noise_fields: tuple[str, ...] = ()
+    free_fields: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
     unasked: bool = False
     subjects: tuple[tuple[str, str], ...] = ()
@@ -60,6 +67,10 @@ class Method:
     def settings_for(self, subject):
         """Config fields that the paper sets for this method and category."""
         return self.settings(subject) if callable(self.settings) else {**subject.settings, **self.settings}
+
+    def variant_of(self, config):
+        """`variant` for a run's config, a dict."""
+        return self.variant(config) if callable(self.variant) else self.variant
 
     def runs_on(self, subject):
         """Whether it belongs to a category."""
@@ -225,7 +236,8 @@ def expand(paper, profile, found, methods=None, categories=None, tables=None, se
 
 
 def departures(method, subject, config):
-    """Fields of a stored config that differ from the paper's: `(of the network, schedule, losses, scores)`, as texts.
+    """Fields of a stored config that differ from the paper's: `(of the network, schedule, losses, scores,
+    synthetic defects)`, as texts.
 
     Args:
         method: `Method`.
@@ -233,18 +245,21 @@ def departures(method, subject, config):
         config: dict of config fields.
     """
     given = method.settings_for(subject)
-    model, schedule, losses, scores = [], [], [], []
+    model, schedule, losses, scores, noise = [], [], [], [], []
     kinds = {method.model_fields: model, method.loss_fields: losses, method.score_fields: scores}
+    kinds[method.noise_fields] = noise
     for f in dataclasses.fields(method.config):
         default = subject.channels if f.name == "channels" else f.default
-        if f.name == "seed" or f.name not in config or config[f.name] == given.get(f.name, default):
+        if f.name in ("seed", *method.free_fields) or f.name not in config:
+            continue
+        if config[f.name] == given.get(f.name, default):
             continue
         if f.name == "channels":
             model.append(f"channels {config[f.name]}")
             continue
         kind = next((kind for names, kind in kinds.items() if f.name in names), schedule)
         kind.append(f"{f.name} {config[f.name]}")
-    return model, schedule, losses, scores
+    return model, schedule, losses, scores, noise
 
 
 def _known(what, asked, available):

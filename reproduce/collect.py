@@ -7,6 +7,7 @@ LOSSES (`{metric: loss}`, measured on training and on held-out images), PRIVATE 
 not to be had, for which ours stand in) and `claims(rows)`.
 """
 
+import dataclasses
 import json
 import math
 from dataclasses import dataclass, fields
@@ -152,7 +153,7 @@ def _view_rows(paper, ours, subject, protocol, by_seed, view, printed):
         row |= {"value": value, "low": low, "high": high, "seeds": len(by_run)}
         beside = bool(ours.beside) and headline
         beside = beside and metric in paper.TABLES[table]["metrics"]
-        limits = Limits(common["data"] != "paper", "", beside, *map(bool, changes), view.share)
+        limits = _limits(ours, run, common, changes, view, beside)
         row["verdict"] = verdict(row, printed.get(key_of(row)), limits)
         seen = any(text.startswith(SEEN) for text in _that_bears_on(ours, metric, note).split("; "))
         if protocol == "clean" and seen:  # test images had a part in it
@@ -224,6 +225,12 @@ def _changes(ours, subject, run, view):
     return departures(ours, subject, config)
 
 
+def _limits(ours, run, common, changes, view, beside=False):
+    """What keeps rows of a run, or of several with equal settings, from being judged."""
+    found = Limits(common["data"] != "paper", "", beside, *map(bool, changes))
+    return dataclasses.replace(found, share=view.share, variant=ours.variant_of(run.config))
+
+
 def _values(suffixes, measured, protocol):
     """Yields (suffix of the label, metric, value of each seed, what the first seed's score has) of every score."""
     for score, suffix in suffixes.items():
@@ -248,7 +255,7 @@ def _losses(paper, ours, common, by_seed, view, changes, note, printed):
             value, low, high, interval = _joined(list(found.values()), {}, metric)
             row = {**common, "table": _table(paper, view.tables, metric), "method": ours.label, "metric": metric}
             row |= {"value": value, "low": low, "high": high, "seeds": len(found)}
-            limits = Limits(common["data"] != "paper", "", False, *map(bool, changes), view.share)
+            limits = _limits(ours, next(iter(by_seed.values())), common, changes, view)
             row["verdict"] = verdict(row, printed.get(key_of(row)), limits)
             row["note"] = _texts(_that_bears_on(ours, metric, note), interval, _beyond(paper, metric))
             rows.append(Found(row, limits, found, (0, 0)))
@@ -410,9 +417,10 @@ def _mean(members, partial):
     if len(seeds) >= 3 and all(set(x.by_seed) == seeds for x in members):
         by_seed = {seed: sum(x.by_seed[seed] for x in members) / len(members) for seed in sorted(seeds)}
         _, row["low"], row["high"] = seed_interval(list(by_seed.values()))
-    flags = ("other_data", "other_architecture", "model", "schedule", "losses", "scores")
+    flags = ("other_data", "other_architecture", "model", "schedule", "losses", "scores", "noise")
     flags = {name: any(getattr(limit, name) for limit in limits) for name in flags}
-    joint = Limits(partial=partial, share=min(limit.share for limit in limits), **flags)
+    share, variant = min(limit.share for limit in limits), next((x.variant for x in limits if x.variant), "")
+    joint = Limits(partial=partial, share=share, variant=variant, **flags)
     return Found(row, joint, by_seed, tuple(map(sum, zip(*(x.images for x in members), strict=True))))
 
 

@@ -23,7 +23,8 @@ def sampler(config, sizes, held_out=False):
     """Random patches of images of these sizes; with `held_out` one batch that is only cut."""
     if held_out:
         return PatchSampler(sizes, config.patch_size, HELD_OUT_PATCHES, HELD_OUT_PATCHES, augment=False)
-    return PatchSampler(sizes, config.patch_size, config.patches_per_epoch, config.batch_size, config.seed)
+    draws = dict(seed=config.seed, fresh=config.fresh_patches)
+    return PatchSampler(sizes, config.patch_size, config.patches_per_epoch, config.batch_size, **draws)
 
 
 FIELDS = dict(
@@ -52,6 +53,7 @@ METHODS = {
         sampler,
         settings=dict(latent_overlap="mean"),
         also="FCBiGAN",
+        variant="other scoring",
         tables=("1", "2"),
         note="D's latent channel of a whole image is divided by the number of latents that reach a pixel (not as "
         "decision 1m: found after the test AUROC of their sum had fallen)",

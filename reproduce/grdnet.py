@@ -72,6 +72,9 @@ def anomaly_sources(folder, count, size, channels, seed):
     return sources.procedural_textures(count, size, channels, seed)
 
 
+NOISE_FIELDS = ("noise", "corrupted", "highest_scale", "turned", "textures", "texture_folder")
+
+
 def grdnet_method(label, tables, attends=False, unasked=False, also="", note="", **settings):
     """GRD-Net with settings that make it a row of these tables."""
     generative = settings.get("discriminative") is False
@@ -83,6 +86,8 @@ def grdnet_method(label, tables, attends=False, unasked=False, also="", note="",
         model_fields=grdnet.MODEL_FIELDS,
         loss_fields=grdnet.LOSS_FIELDS,
         score_fields=("patch_stride", "statistics_batches"),
+        noise_fields=NOISE_FIELDS,
+        variant="other noise" if "noise" in settings else "",
         settings=lambda subject: settings,
         also=also,
         note=note,
@@ -107,14 +112,15 @@ METHODS = {
         "GRD-Net, Perlin colours",
         AUROC_TABLES,
         also="GRD-Net",
-        note="the noise is of smooth colours, a map of Perlin noise for each channel (the authors' codes: gray maps)",
+        note="the noise is of smooth colours, a map of Perlin noise for each channel (the authors' TensorFlow codes: "
+        "gray maps)",
         noise="perlin",
     ),
-    "grdnet-gray": grdnet_method(  # [GRD-tf], [GRD-pt], decision 2h
+    "grdnet-gray": grdnet_method(  # [GRD-tf], decision 2h
         "GRD-Net, gray noise",
         AUROC_TABLES,
         also="GRD-Net",
-        note="masks are filled with their own map of Perlin noise as gray, as in the authors' codes",
+        note="masks are filled with their own map of Perlin noise as gray, as in the authors' TensorFlow codes",
         noise="gray",
     ),
     "draem": Method(
@@ -125,6 +131,9 @@ METHODS = {
         model_fields=draem.MODEL_FIELDS,
         loss_fields=draem.LOSS_FIELDS,
         score_fields=("patch_stride", "statistics_batches"),
+        noise_fields=NOISE_FIELDS,
+        free_fields=("texture_folder",),
+        variant=lambda config: "" if config["texture_folder"] else "other noise",  # not the code's DTD
         settings=lambda subject: dict(epochs=200, schedule_epochs=200),  # as GRD-Net's authors trained it
         tables=(*AUROC_TABLES, "roi"),
         unasked=True,

@@ -117,7 +117,7 @@ def rival_view(row):
 
 def badge(verdict):
     """The class of a verdict's badge, which the style sheet gives a sign and a colour."""
-    first = verdict.split(",")[0].split(" (")[0]
+    first = verdict.split(",")[0].split(" (")[0].split(" with ")[0]
     if first in ("reproduced", "close", "differs", "failed", "quoted", "not run"):
         return first.replace(" ", "-")
     return "limited" if first else ""

@@ -7,6 +7,7 @@ is touched. Every measured cell shows both protocols, where both measure it.
 """
 
 import argparse
+import functools
 import importlib
 import re
 import sys
@@ -33,7 +34,8 @@ class ReadmeTable:
     Args:
         paper: name of the paper.
         metrics: `(title, metric of the paper protocol, metric of the clean one or None)` each, side by side.
-        rows: `(category, label of the method, table)` each; with several tables, the metrics' tables in order.
+        rows: `(category, label of the method, tables)` each, the metrics' tables in order; with `(folder, label to
+            show)` behind them where the row is of other results, in that folder of `ablations`.
     """
 
     paper: str
@@ -44,6 +46,7 @@ class ReadmeTable:
 CBIGAN = ("CBiGAN", "CBiGAN at alpha 0 (BiGAN)", "CBiGAN at alpha 1 (autoencoder)")
 CBIGAN_TABLES = ("auroc", "balanced-accuracy")
 GRAY = "GRD-Net, gray noise"
+DRAEM_16 = ("grdnet_width_16_200", "DRAEM, width 16")
 EARLY = ("GRD-Net", "GRD-Net, Perlin colours", "DRAEM")  # trained for 35 epochs or more at full width
 TABLES = {
     "cbigan": ReadmeTable(
@@ -98,10 +101,26 @@ TABLES = {
         for name, of, some in (
             ("grdnet", "2", tuple((category, (*EARLY, GRAY)) for category in ("pill", "bottle"))),
             ("grdnet-35", "3", tuple((category, (*EARLY, GRAY)) for category in ("pill", "bottle"))),
-            ("grdnet-100", "4", (("pill", ("GRD-Net", GRAY, "DRAEM")), ("bottle", ("DRAEM",)))),
             ("grdnet-200", "5", (("pill", ("GRD-Net", "DRAEM")),)),
         )
     },
+    "grdnet-100": ReadmeTable(
+        "grdnet",
+        (AUROC, PIXEL),
+        tuple(
+            (category, label, ("4",) * 2, *other)
+            for category, label, *other in (
+                ("pill", "GRD-Net"),
+                ("pill", GRAY),
+                ("pill", GRAY, "grdnet_gray_statistics", f"{GRAY}, statistics measured anew"),
+                ("pill", "DRAEM", *DRAEM_16),
+                ("pill", "DRAEM", "draem_statistics", "DRAEM, width 16, statistics measured anew"),
+                ("pill", "DRAEM"),
+                ("bottle", GRAY, "grdnet_gray_statistics", f"{GRAY}, statistics measured anew"),
+                ("bottle", "DRAEM"),
+            )
+        ),
+    ),
     "grdnet-others": ReadmeTable(
         "grdnet",
         (AUROC, PIXEL),
@@ -113,7 +132,8 @@ TABLES = {
     ),
 }
 
-# Rows of the first table of all: study, paper, its table, category, label of the method, the data as shown, metric.
+# Rows of the first table of all: study, paper, its table, category, label of the method, the data as shown, metric, and
+# folder and label as in `ReadmeTable.rows` where there are such.
 AS_IN_NOTEBOOK = "GANomaly as in the notebook"
 HEADLINES = (
     ("CBiGAN (ICPR 2020)", "cbigan", "auroc", "objects", "CBiGAN", "pill, bottle", AUROC),
@@ -124,10 +144,13 @@ HEADLINES = (
     ("AnoGAN, GANomaly (2022)", "anogan_ganomaly", "figures", "casting", "GANomaly", "casting", AUROC),
     ("AnoGAN, GANomaly (2022)", "anogan_ganomaly", "figures", "casting", "AnoGAN", "casting", AUROC),
     *(
-        ("GRD-Net (IJIS 2023)", "grdnet", of, "pill", label, f"pill, {epochs} epochs", metric)
-        for of, epochs, labels in (("2", 10, EARLY), ("4", 100, ("GRD-Net", GRAY, "DRAEM")))
+        ("GRD-Net (IJIS 2023)", "grdnet", of, "pill", label, f"pill, {epochs} epochs", metric, *other)
+        for of, epochs, rows in (
+            ("2", 10, tuple((label,) for label in EARLY)),
+            ("4", 100, (("GRD-Net",), (GRAY,), ("DRAEM", *DRAEM_16))),
+        )
         for metric in (AUROC, PIXEL)
-        for label in labels
+        for label, *other in rows
     ),
     *(
         ("GRD-Net (IJIS 2023)", "grdnet", "5", "pill", label, "pill, 200 epochs", AUROC)
@@ -136,28 +159,30 @@ HEADLINES = (
 )
 
 
-def lines_of(paper, results):
+@functools.cache
+def lines_of(paper, results, folder=""):
     """`{(table, category, label, metric): line}` of a paper's committed results, lines as `tables.joined` has them."""
     script = importlib.import_module(PAPERS[paper])
-    joined = tables.joined(script, committed.read(Path(results) / f"{paper}.csv"))
+    path = Path(results) / "ablations" / folder if folder else Path(results)
+    joined = tables.joined(script, committed.read(path / f"{paper}.csv"))
     return {(of, x["place"], x["label"], x["metric"]): x for of, some in joined.items() for x in some}
 
 
 def headline_table(results):
-    """One row for each of `HEADLINES`, of the paper protocol, with the share of the schedule that was trained.
+    """One row for each of `HEADLINES`, of the paper protocol, with the share of its schedule that was trained.
 
     Raises:
         KeyError: as `table`.
     """
-    heads = ("study", "method", "data", "metric", "printed", "ours", "share of the schedule", "verdict")
-    out, found = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)], {}
-    for study, paper, of, category, label, data, (title, metric, _) in HEADLINES:
-        found.setdefault(paper, lines_of(paper, results))
-        line = found[paper].get((of, category, label, metric))
+    heads = ("study", "method", "data", "metric", "printed", "ours", "trained", "verdict")
+    out = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for study, paper, of, category, label, data, (title, metric, _), *other in HEADLINES:
+        folder, shown = other or ("", label)
+        line = lines_of(paper, results, folder).get((of, category, label, metric))
         if line is None or not line["paper"]:
             raise KeyError(f"{results}: no row of {paper} for {label}, {category}, table {of}")
         share = line["budget"].partition(" of the schedule")[0]
-        cells = [study, label, data, title, *_cells(line, None)[:2], share, line["verdict"]]
+        cells = [study, shown, data, title, *_cells(line, None)[:2], share, line["verdict"]]
         out.append("| " + " | ".join(cells) + " |")
     return "\n".join(out) + "\n"
 
@@ -175,14 +200,15 @@ def table(name, results):
     if name == "headline":
         return headline_table(results)
     spec = TABLES[name]
-    lines = lines_of(spec.paper, results)
     heads = [
         f"{title}: {what}"
         for title, _, clean in spec.metrics
         for what in ("printed", "paper", "clean")[: 3 if clean else 2]
     ]
     out = ["| " + " | ".join(["category", "method", *heads, "verdict"]) + " |", "|" + "---|" * (len(heads) + 3)]
-    for category, label, where in spec.rows:
+    for category, label, where, *other in spec.rows:
+        folder, shown = other or ("", label)
+        lines = lines_of(spec.paper, results, folder)
         cells, verdicts = [], []
         for (_, paper_metric, clean_metric), of in zip(spec.metrics, where, strict=True):
             found = lines.get((of, category, label, paper_metric))
@@ -192,7 +218,7 @@ def table(name, results):
         if not any(cells):
             raise KeyError(f"{results}: no row of {spec.paper} for {label}, {category}, tables {', '.join(where)}")
         out.append(
-            "| " + " | ".join([category, label, *cells, "; ".join(dict.fromkeys(filter(None, verdicts)))]) + " |"
+            "| " + " | ".join([category, shown, *cells, "; ".join(dict.fromkeys(filter(None, verdicts)))]) + " |"
         )
     return "\n".join(out) + "\n"
 

@@ -16,8 +16,9 @@ class Limits:
         other_data: the data are not the paper's.
         partial: "k of n categories" for the mean of a part of a group.
         other_architecture: it stands beside another network's value.
-        model, schedule, losses, scores: whether the config departs in these.
+        model, schedule, losses, scores, noise: whether the config departs in these.
         share: of the paper's schedule.
+        variant: what a method with rows of its own has other than the paper; a judgement names it and stays one.
     """
 
     other_data: bool = False
@@ -27,7 +28,9 @@ class Limits:
     schedule: bool = False
     losses: bool = False
     scores: bool = False
+    noise: bool = False
     share: float = 1.0
+    variant: str = ""
 
     def texts(self):
         """The limits as a verdict names them, in its order; empty if there are none."""
@@ -40,15 +43,18 @@ class Limits:
             schedule,
             "other losses" * self.losses,
             "other scoring" * self.scores,
+            "other noise" * self.noise,
         )
-        return [text for text in texts if text]
+        found = [text for text in texts if text]
+        return [*found, self.variant] if found and self.variant and self.variant not in found else found
 
     @classmethod
     def read(cls, verdict):
         """The limits that a verdict names, the share as rounded there: what `texts` wrote; none in a judgement."""
         names = {"other data": "other_data", "other architecture": "other_architecture", "reduced model": "model"}
         names |= {"other schedule": "schedule", "other losses": "losses", "other scoring": "scores"}
-        found = {}
+        names |= {"other noise": "noise"}
+        found = {"variant": verdict.partition(" with ")[2]}
         for text in verdict.split(", "):
             name, _, detail = text.removesuffix(")").partition(" (")
             if name in names:
@@ -102,9 +108,11 @@ def verdict(row, printed, limits):
     scale = 100 if printed["unit"] == "percent" else 1
     target = float(printed["value"]) / scale
     if printed.get("relation") in BOUNDS:
-        return "close" if BOUNDS[printed["relation"]](row["value"], target) else "differs"  # no value to reproduce
-    found = agreement(row["metric"], row["value"], target, row["low"], row["high"], row["seeds"])
-    return "close" if found == "reproduced" and printed["provenance"] == "digitised" else found
+        found = "close" if BOUNDS[printed["relation"]](row["value"], target) else "differs"  # no value to reproduce
+    else:
+        found = agreement(row["metric"], row["value"], target, row["low"], row["high"], row["seeds"])
+    found = "close" if found == "reproduced" and printed["provenance"] == "digitised" else found
+    return f"{found} with {limits.variant}" if limits.variant else found
 
 
 def shown_interval(row):

@@ -1,6 +1,7 @@
 """Patches: draws are functions of (seed, epoch, index), cutting and turning are exact, alone and inside tf.data."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,19 @@ def test_draws_depend_on_seed_epoch_and_index_alone(textures):
         assert values.shape == (5, 4)
     assert not np.array_equal(one.draws(2)["top"], one.draws(3)["top"])
     assert not np.array_equal(one.draws(2)["top"], sampler(textures, seed=1).draws(2)["top"])
+
+
+def test_patches_that_are_cut_once_are_the_same_in_every_epoch(textures):
+    fresh, kept = sampler(textures), replace(sampler(textures), fresh=False)
+
+    def cuts(draws):
+        return sorted(zip(*(draws[name].ravel().tolist() for name in ("image", "top", "left")), strict=True))
+
+    first, second, third = (kept.draws(epoch) for epoch in (0, 1, 2))
+    assert all((first[name] == fresh.draws(0)[name]).all() for name in first)
+    assert cuts(first) == cuts(second) == cuts(third) != cuts(fresh.draws(1))
+    assert (first["top"] != second["top"]).any() and (second["top"] != third["top"]).any()  # in another order
+    assert (second["flip_x"] == fresh.draws(1)["flip_x"]).all()  # turned as ever
 
 
 def test_every_place_of_every_image_can_be_drawn(textures):

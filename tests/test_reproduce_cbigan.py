@@ -38,10 +38,10 @@ def test_the_defaults_are_the_authors_schedule_and_depart_in_nothing():
         for name in ("cbigan", "bigan", "autoencoder"):
             method = cbigan.METHODS[name]
             config = vars(CBiGANConfig(**subject.settings, **method.settings, seed=4))
-            assert cells.departures(method, subject, config) == ([], [], [], [])
+            assert cells.departures(method, subject, config) == ([], [], [], [], [])
     quick = vars(CBiGANConfig(**cbigan.quick(PILL)))
-    model, schedule, losses, scores = cells.departures(cbigan.METHODS["cbigan"], PILL, quick)
-    assert model == ["image_size 64", "patch_size 64"] and losses == ["alpha 0.001"] and not scores
+    model, schedule, losses, scores, noise = cells.departures(cbigan.METHODS["cbigan"], PILL, quick)
+    assert model == ["image_size 64", "patch_size 64"] and losses == ["alpha 0.001"] and not scores and not noise
     assert {"critic_steps 1", "rate 0.0005"} <= set(schedule)
     assert cbigan.schedule_share(quick) == pytest.approx(3000 * 2 * 16 / (1.2e6 * 32))
 

@@ -187,7 +187,8 @@ def test_a_label_names_one_method(paper):
     "limits",
     [
         verdicts.Limits(),
-        verdicts.Limits(True, "2 of 5 categories", True, True, False, True, True, 0.0025),
+        verdicts.Limits(True, "2 of 5 categories", True, True, False, True, True, True, 0.0025),
+        verdicts.Limits(noise=True, share=0.5),
         verdicts.Limits(schedule=True),
         verdicts.Limits(share=0.99999),
     ],

@@ -53,10 +53,25 @@ def test_which_tables_a_training_stands_in():
 def test_the_defaults_depart_in_nothing():
     for name, method in grdnet.METHODS.items():
         config = method.config(**{"channels": 3, "seed": 4, **method.settings_for(PILL)})
-        assert cells.departures(method, PILL, vars(config)) == ([], [], [], []), name
+        assert cells.departures(method, PILL, vars(config)) == ([], [], [], [], []), name
     quick = vars(GRDNetConfig(**grdnet.QUICK))
-    model, schedule, losses, scores = cells.departures(grdnet.METHODS["grdnet"], PILL, quick)
-    assert (model, schedule, losses, scores) == (["width 16"], ["epochs 10"], [], [])
+    model, schedule, losses, scores, noise = cells.departures(grdnet.METHODS["grdnet"], PILL, quick)
+    assert (model, schedule, losses, scores, noise) == (["width 16"], ["epochs 10"], [], [], [])
+    gray = vars(GRDNetConfig(noise="gray"))
+    assert cells.departures(grdnet.METHODS["grdnet"], PILL, gray)[-1] == ["noise gray"]
+
+
+def test_other_noise_than_the_papers_is_named():
+    def named(name, config):
+        return grdnet.METHODS[name].variant_of(vars(config))
+
+    assert named("grdnet", GRDNetConfig()) == "" and named("grdnet-case-2", GRDNetConfig()) == ""
+    assert named("grdnet-perlin", GRDNetConfig(noise="perlin")) == "other noise"
+    assert named("grdnet-gray", GRDNetConfig(noise="gray")) == "other noise"
+    assert named("draem", DRAEMConfig()) == "other noise"  # textures made by a procedure, not DTD
+    assert named("draem", DRAEMConfig(texture_folder="dtd")) == ""
+    dtd = vars(DRAEMConfig(texture_folder="dtd", epochs=200, schedule_epochs=200))
+    assert cells.departures(grdnet.METHODS["draem"], PILL, dtd) == ([], [], [], [], [])
     assert grdnet.METHODS["grdnet-case-3"].settings_for(PILL) == {"loss_case": 3, "epochs": 100}
     for profile in grdnet.PROFILES.values():
         assert set(profile) <= set(grdnet.METHODS)

@@ -45,13 +45,28 @@ def test_verdicts_name_every_reduction():
     assert verdict(row(), printed, limits(model=True)) == "reduced model"
     assert verdict(row(), printed, limits(schedule=True, share=0.2)) == "reduced schedule (0.2)"
     assert verdict(row(), printed, limits(schedule=True)) == "other schedule"
-    assert verdict(row(), printed, limits(True, "3 of 15 categories", True, True, True, True, True, 0.2)) == (
+    assert verdict(row(), printed, limits(True, "3 of 15 categories", True, True, True, True, True, share=0.2)) == (
         "other data, partial (3 of 15 categories), other architecture, reduced model, reduced schedule (0.2), "
         "other losses, other scoring"
     )
     assert verdict(row(metric="seconds_per_image"), printed, limits(model=True)) == ""
     assert verdict(row(value=None), printed, limits(model=True)) == ""
     assert verdict(row(), None, limits()) == ""
+    assert verdict(row(), printed, limits(noise=True, share=0.2)) == "reduced schedule (0.2), other noise"
+
+
+def test_a_judgement_of_a_variant_names_it():
+    printed = {"value": "0.95", "unit": "fraction", "relation": "=", "provenance": "printed"}
+    row = dict(metric="pixel_auroc", value=0.94, low=None, high=None, seeds=1)
+    ours = verdicts.Limits(variant="other noise")
+    assert verdicts.verdict(row, printed, ours) == "reproduced with other noise"
+    assert verdicts.verdict(row | {"value": 0.6}, printed, ours) == "differs with other noise"
+    assert verdicts.verdict(row, None, ours) == "" and not ours.texts()
+    reduced = verdicts.Limits(model=True, variant="other noise")
+    assert verdicts.verdict(row, printed, reduced) == "reduced model, other noise"
+    both = verdicts.Limits(noise=True, variant="other noise")
+    assert verdicts.verdict(row, printed, both) == "other noise"
+    assert verdicts.Limits.read("reproduced with other noise") == ours
 
 
 def test_departures_are_sorted_by_what_they_change():
@@ -62,15 +77,16 @@ def test_departures_are_sorted_by_what_they_change():
         ["epochs 10"],
         ["reconstruction_weight 1.0"],
         ["map_stride 8"],
+        [],
     )
-    assert cells.departures(method, subject, vars(FCBiGANConfig())) == ([], [], [], [])
+    assert cells.departures(method, subject, vars(FCBiGANConfig())) == ([], [], [], [], [])
     assert fcbigan.schedule_share(config) == pytest.approx(0.1)
 
 
 def test_what_a_method_or_category_sets_is_no_departure():
     method = replace(fcbigan.METHODS["fcbigan"], settings={"width": 16})
     subject = replace(fcbigan.SUBJECTS[0], settings={"patch_size": 32})
-    assert cells.departures(method, subject, vars(FCBiGANConfig(width=16, patch_size=32))) == ([], [], [], [])
+    assert cells.departures(method, subject, vars(FCBiGANConfig(width=16, patch_size=32))) == ([], [], [], [], [])
     assert cells.departures(method, subject, vars(FCBiGANConfig(patch_size=32)))[0] == ["width 64"]
 
 
