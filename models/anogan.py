@@ -36,6 +36,7 @@ from keras import layers, ops
 from ganspect.models import losses, optimizers
 from ganspect.models.convolutions import fast, released
 from ganspect.models.detector import Detector
+from ganspect.models.settings import check_settings
 
 SIZES = (32, 64, 128, 256)
 SLOPE = 0.2  # [study] of D's leaky ReLU
@@ -74,6 +75,7 @@ class AnoGANConfig:
     seed: int = 0
 
     def __post_init__(self):
+        check_settings(self)
         if self.image_size not in SIZES:
             raise ValueError(f"image_size must be one of {', '.join(map(str, SIZES))}, not {self.image_size}")
         if self.layout not in LAYOUTS:

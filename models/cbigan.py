@@ -32,6 +32,7 @@ from ganspect.models import losses, optimizers
 from ganspect.models.detector import Detector
 from ganspect.models.devices import share
 from ganspect.models.precision import full
+from ganspect.models.settings import check_settings
 
 STAGES = (16, 8, 4, 3, 2, 1)  # [code] filters of G's six blocks in units of the width; E and D have 1, 2, 3, 4, 8, 16
 POOLED = 5  # [code] of the six blocks of E and D, all but the last end in 2x2 average pooling
@@ -70,6 +71,7 @@ class CBiGANConfig:
     seed: int = 0
 
     def __post_init__(self):
+        check_settings(self)
         if self.patch_size not in (32, 64, 128):
             raise ValueError(f"patch_size must be 32, 64 or 128, not {self.patch_size}")
         if self.image_size % self.patch_size:

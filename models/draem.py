@@ -26,6 +26,7 @@ from keras import layers, ops
 
 from ganspect.models import losses, optimizers
 from ganspect.models.segmentation import SMALLEST, SegmentingDetector, block, build_segmentation, enlarged, kernels
+from ganspect.models.settings import check_settings
 
 MODEL_FIELDS = ("width", "image_size", "patch_size")
 LOSS_FIELDS = ("gamma",)
@@ -56,6 +57,7 @@ class DRAEMConfig:
     seed: int = 0
 
     def __post_init__(self):
+        check_settings(self)
         check_sizes(self)
 
     def images_per_epoch(self, available):

@@ -7,14 +7,18 @@ back):
 |---|---|
 | `serving_default` | `images`: uint8 `[N, H, W, C]` |
 | `serve_float` | `images`: float32 `[N, H, W, C]` in [0, 1] |
-| `serve_bytes` | `encoded`: string `[N]`, PNG or JPEG files of one size |
+| `serve_bytes` | `encoded`: string `[N]`, PNG or JPEG files of one size, as TensorFlow decodes them |
 | `score` | `images`: uint8 `[N, H, W, C]`; answers with the score alone |
 | `serve_roi` | `images`: uint8 `[N, H, W, C]`, `regions`: uint8 `[N, H, W]`, not 0 in the region of interest |
 
 They answer with `score` `[N]`, `calibrated_score` `[N]` (0 at the median of held-out normal images, 1 at the
-threshold, linear), `label` int32 `[N]` (1: the score reaches the threshold), `threshold` `[N]`, `anomaly_map`
-`[N, H, W]` and `reconstruction` `[N, H, W, C]` in [0, 1]. `serve_roi` is there where the score is the
+threshold, linear), `label` int32 `[N]` (1: the score reaches the threshold or is no number), `threshold` `[N]`,
+`anomaly_map` `[N, H, W]` and `reconstruction` `[N, H, W, C]` in [0, 1]. `serve_roi` is there where the score is the
 maximum of a map; of an empty region it is -inf.
+
+TensorFlow's decoding is that of `ganspect.data` for opaque gray and RGB PNG files; JPEGs differ by a level here and
+there. It does not turn files as their EXIF tag says, drops transparency instead of laying it on black, and reads CMYK
+in its own way: the pixels of such files belong to `serving_default`.
 """
 
 from dataclasses import dataclass
@@ -137,7 +141,7 @@ class _Graph:
         return {
             "score": score,
             "calibrated_score": (score - self.median) / max(self.threshold - self.median, 1e-12),
-            "label": ops.cast(score >= self.threshold, "int32"),
+            "label": 1 - ops.cast(score < self.threshold, "int32"),
             "threshold": self.threshold * ops.ones_like(score),
         }
 

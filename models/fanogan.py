@@ -37,6 +37,7 @@ from ganspect.models import losses, maps, optimizers
 from ganspect.models.detector import Detector
 from ganspect.models.devices import share
 from ganspect.models.precision import full
+from ganspect.models.settings import check_settings
 
 PHASES = ("gan", "encoder")
 SCORES = ("anomaly", "residual")
@@ -70,6 +71,7 @@ class FAnoGANConfig:
     seed: int = 0
 
     def __post_init__(self):
+        check_settings(self)
         if self.patch_size not in (32, 64):
             raise ValueError(f"patch_size must be 32 or 64, not {self.patch_size}")
         if self.image_size and self.image_size < self.patch_size:

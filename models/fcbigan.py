@@ -24,6 +24,7 @@ from keras import layers, ops
 from ganspect.models import losses, maps, optimizers
 from ganspect.models.blocks import DepthToSpace, ReflectionPadding2D
 from ganspect.models.detector import Detector
+from ganspect.models.settings import check_settings
 
 AGGREGATIONS = ("max", "linear", "mahalanobis", "reconstruction", "discriminator")
 POOLINGS = 3  # [skal] three halvings: everything works in cells of 8x8 pixels
@@ -64,6 +65,7 @@ class FCBiGANConfig:
     seed: int = 0
 
     def __post_init__(self):
+        check_settings(self)
         if self.patch_size % CELL or self.patch_size < 2 * CELL:
             raise ValueError(f"patch_size must be a multiple of {CELL} and at least {2 * CELL}, not {self.patch_size}")
         counts = ("channels", "width", "latent_size", "batch_size", "patches_per_epoch", "epochs", "filter_size")
@@ -452,8 +454,8 @@ class FCBiGAN(Detector):
 
     @property
     def smallest(self):
-        """Least side of an image that is exported for, pixels."""
-        return least_side(self.config.patch_size, self.config.map_stride)
+        """Least side of an image that is exported for, pixels; half a window of the mean filter must fit as well."""
+        return max(least_side(self.config.patch_size, self.config.map_stride), -(-self.config.filter_size // 2))
 
     def answer(self, images):
         """The headline map of images in 0..255 and its maximum; see `Detector`.

@@ -38,6 +38,7 @@ from keras import layers, ops
 
 from ganspect.models import losses, optimizers
 from ganspect.models.detector import Detector
+from ganspect.models.settings import check_settings
 
 # Fields by what a departure in them changes; those of the scores are score_norm and ge_twice.
 MODEL_FIELDS = ("width", "latent_size", "image_size", "extra_layers", "head_size", "bias", "slope")
@@ -86,6 +87,7 @@ class GANomalyConfig:
     seed: int = 0
 
     def __post_init__(self):
+        check_settings(self)
         if self.image_size not in SIZES:
             raise ValueError(f"image_size must be one of {', '.join(map(str, SIZES))}, not {self.image_size}")
         for name in ("channels", "width", "latent_size", "batch_size", "epochs"):

@@ -36,6 +36,7 @@ from ganspect.models import losses, optimizers
 from ganspect.models.blocks import EveryOther, InsertZeros
 from ganspect.models.draem import check_sizes
 from ganspect.models.segmentation import SegmentingDetector, build_segmentation
+from ganspect.models.settings import check_settings
 
 SLOPE = 0.2  # [SGRD-tf] of every leaky ReLU
 MODEL_FIELDS = (
@@ -92,6 +93,7 @@ class GRDNetConfig:
     seed: int = 0
 
     def __post_init__(self):
+        check_settings(self)
         check_sizes(self)
         if self.stages < 1 or self.patch_size % 2 ** (self.stages - 1):
             raise ValueError(f"{self.stages} stages do not halve patches of {self.patch_size} pixels evenly")

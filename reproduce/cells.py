@@ -226,7 +226,7 @@ def expand(paper, profile, found, methods=None, categories=None, tables=None, se
                 method.config(**{"channels": subject.channels, **settings})
             except ValueError as error:
                 raise ValueError(f"{name} {subject.dataset}/{subject.category}: {error}") from None
-            for seed in seeds or plan.seeds:
+            for seed in dict.fromkeys(seeds or plan.seeds):
                 for protocol in ("both", "paper") if profile == "paper" else ("both",):
                     own = {"channels": subject.channels, **settings, "seed": seed}
                     cells.append(Cell(paper.NAME, name, subject, seed, plan, own, protocol))

@@ -242,6 +242,8 @@ def _run_grid(chosen, found, errors, options, console, preload):
     if options.only_failed:
         states = {id(c): Run(c.folder(options.runs_dir)).status["state"] for _, c in cells}
         cells = [(p, c) for p, c in cells if states[id(c)] in ("failed", "diverged")]
+        if not cells:
+            console.print("no cell failed before")
     tasks, unusable = [], []
     for i, (paper, cell) in enumerate(cells, 1):
         place = (cell.subject.dataset, cell.subject.category)

@@ -59,7 +59,8 @@ def card(metadata):
         "median normal image, 1: the threshold), `label`, `threshold`, `anomaly_map`"
         + (", `reconstruction`." if m["reconstruction"] else "."),
         "`serving_default` takes `images`, uint8 `[N, H, W, C]`; `serve_float` the same in [0, 1]; `serve_bytes` takes",
-        "`encoded`, PNG or JPEG files of one size; `score` answers with the score alone."
+        "`encoded`, PNG or JPEG files of one size (not turned by EXIF, without transparency, no CMYK: send pixels of",
+        "such files); `score` answers with the score alone. A score that is no number has label 1."
         + (" `serve_roi` also takes `regions`, uint8 `[N, H, W]`." if m["roi"] else ""),
         "",
         "## Use",

@@ -12,12 +12,13 @@ from ganspect.evaluation import metrics, plots, thresholds
 from ganspect.evaluation.regions import region_metrics
 from ganspect.evaluation.statistics import bootstrap_image_auroc
 from ganspect.reproduce.own import OFFERS, OwnError
-from ganspect.reproduce.own_images import attends, held_out_images, labelled_images, normal_images
+from ganspect.reproduce.own_images import attends, held_out_images, labelled_images, named, normal_images
 from ganspect.training.checkpoint import load_state, position_of, save_state
 from ganspect.training.files import read_json, write_json
 from ganspect.training.run import Run
 
 CHOICES = ("f1", "youden")
+FEW = 10  # images of a kind, below which a bootstrap says nothing of what others would give
 
 
 def stored_detector(folder, calibrated=False):
@@ -33,13 +34,17 @@ def stored_detector(folder, calibrated=False):
     """
     run = Run(Path(folder))
     status = run.status
-    if not isinstance(status, dict) or not isinstance(run.config, dict) or "state" not in status:
-        raise OwnError(f"{folder}: status.json or config.json is damaged; train again with --force")
+    if not isinstance(run.config, dict):
+        raise OwnError(f"{folder}: config.json is damaged; train again with --force")
     if status["state"] not in ("trained", "finished"):
-        found = f"its training is {status['state']}" if run.config else "there is no detector"
+        state = "not finished" if status["state"] == "running" else status["state"]
+        found = f"its training is {state}" if run.config else "there is no detector"
         raise OwnError(f"{folder}: {found}; ganspect train --method METHOD --data FOLDER --output {folder}")
     if run.config.get("method") not in OFFERS or not (run.path / "data.json").exists():
         raise OwnError(f"{folder} holds no detector that `ganspect train` has made")
+    data = read_json(run.path / "data.json")
+    if not isinstance(data, dict) or not {"folder", "train", "held_out"} <= set(data):
+        raise OwnError(f"{run.path / 'data.json'} is damaged; train again with --force")
     offer = OFFERS[run.config["method"]]
     fields = {f.name for f in dataclasses.fields(offer.method.config)}
     try:
@@ -50,7 +55,11 @@ def stored_detector(folder, calibrated=False):
     detector.compile()
     if calibrated and not (run.path / "calibration.json").exists():
         raise OwnError(f"{folder} is not calibrated: ganspect calibrate {folder}")
-    load_state(_calibrated(run) if calibrated else _best(run), detector.state)
+    weights = _calibrated(run) if calibrated else _best(run)
+    if not weights.exists():
+        again = f"ganspect calibrate {folder}" if calibrated else "train again with --force"
+        raise OwnError(f"{weights} is missing: {again}")
+    load_state(weights, detector.state)
     return detector, run
 
 
@@ -61,7 +70,9 @@ def _calibration(run):
         OwnError: it is damaged.
     """
     found = read_json(run.path / "calibration.json")
-    if not isinstance(found, dict) or not {"threshold", "regions", "note"} <= set(found):
+    numbers = [found.get(name) for name in ("threshold", "median")] if isinstance(found, dict) else [None]
+    sound = all(isinstance(x, (int, float)) and math.isfinite(x) for x in numbers)
+    if not sound or not {"regions", "note"} <= set(found):
         raise OwnError(f"{run.path / 'calibration.json'} is damaged: ganspect calibrate {run.path}")
     return found
 
@@ -217,6 +228,16 @@ def _measured(arrays, scores, maps, cut, remarks):
         return found
     found["image_auroc"] = metrics.image_auroc(labels, scores)
     found["image_auroc_low"], found["image_auroc_high"] = bootstrap_image_auroc(labels, scores)
+    fewest = min(int(labels.sum()), int((labels == 0).sum()))
+    if fewest < FEW:
+        remarks.append(f"the AUROC's interval is too narrow: there are only {fewest} images of one kind")
+    empty = [
+        name
+        for name, mask, label in zip(arrays.test_names, arrays.masks, labels, strict=True)
+        if label and mask is not None and not mask.any()
+    ]
+    if empty:
+        remarks.append(f"masks of anomalous images are empty ({named(empty)})")
     found["image_ap"] = metrics.image_ap(labels, scores)
     found["image_balanced_accuracy"] = metrics.balanced_accuracy(labels, scores, cut)
     if all(mask is not None for mask in arrays.masks):
@@ -224,6 +245,8 @@ def _measured(arrays, scores, maps, cut, remarks):
             remarks.append(f"no pixel AUROC: {reason}")
         else:
             found["pixel_auroc"], found["pixel_aupr"] = metrics.pixel_auroc_aupr(arrays.masks, maps)
+    else:
+        remarks.append("no pixel AUROC: there are no masks (ground_truth/<kind>/<stem>_mask.png)")
     return found
 
 

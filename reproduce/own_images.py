@@ -1,6 +1,7 @@
 """The images that a detector of the user's own is calibrated and measured with, and which it must not have seen."""
 
 import dataclasses
+from pathlib import Path
 
 from ganspect.data import arrays as data_arrays
 from ganspect.data import check, samples
@@ -25,7 +26,7 @@ def held_out_images(run, detector, remarks):
     known = [sample for sample in chosen if sample.name in data.get("digests", {})]
     changed = [s.name for s in known if check.digest_of(read_bytes(s.path)) != data["digests"][s.name]]
     if changed:
-        raise OwnError(f"held-out images have changed since the training: {_named(changed)}; --normals FOLDER")
+        raise OwnError(f"held-out images have changed since the training: {named(changed)}; --normals FOLDER")
     arrays = data_arrays.load_arrays(
         dataclasses.replace(category, samples=chosen), detector.config.channels, detector.input_size
     )
@@ -56,6 +57,8 @@ def labelled_images(folder, detector, run, inside, remarks, also=()):
         OwnError: there are none, or they have no regions where they need such.
         DataError: see `_sound`; a file cannot be read.
     """
+    if not Path(folder).is_dir():
+        raise OwnError(f"{folder}: no such folder")
     try:
         category = samples.scan(folder)
     except DataError:
@@ -71,7 +74,7 @@ def labelled_images(folder, detector, run, inside, remarks, also=()):
     by_text = {}
     for path, text in category.ignored:
         by_text.setdefault(text, []).append(path.name)
-    remarks += [f"{text} ({_named(names)})" for text, names in by_text.items()]
+    remarks += [f"{text} ({named(names)})" for text, names in by_text.items()]
     chosen = _others(category.test, run, ("train", "held_out"), remarks, also)
     if not chosen:
         raise OwnError(f"{folder}: no test image that the detector has not seen")
@@ -138,11 +141,11 @@ def _sound(category):
     """
     if category.problems:
         texts = [f"{path.relative_to(category.root)}: {text}" for path, text in category.problems]
-        raise DataError(category.root, _named(texts))
+        raise DataError(category.root, named(texts))
     return category
 
 
-def _named(names):
+def named(names):
     """Some files in words."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(map(str, names[:SHOWN])) + more

@@ -83,6 +83,8 @@ def predict(options):
 
 def _problem(options):
     """What is wrong with the options alone; None where nothing is."""
+    if not options.output:
+        return "--output takes a folder"
     if options.threshold is not None and not math.isfinite(options.threshold):
         return "--threshold takes a number"
     if options.tile is not None and options.tile < 1:
@@ -154,6 +156,12 @@ def _bar(total):
     return shown()
 
 
+def _older_pictures(output, images):
+    """How many pictures of single images a folder holds beyond those of so many images that were scored now."""
+    kinds = ("heatmaps", "overlays")
+    return sum(max(0, sum(1 for _ in (output / kind).rglob("*.png")) - images) for kind in kinds)
+
+
 def _conclude(options, model, tiling, found, scorer, sheets, seconds):
     """Prints what became of the files; returns the exit code."""
     from ganspect.reproduce.inputs import printable
@@ -176,6 +184,8 @@ def _conclude(options, model, tiling, found, scorer, sheets, seconds):
         print(f"{found.left_out} files in the folders are not images by their ending and were left out")
     if sheets and scorer.sheets.count > scorer.sheets.room:
         print(f"the contact sheets show the {scorer.sheets.room} most anomalous images")
+    if not options.no_images and (old := _older_pictures(Path(options.output), len(scored))):
+        print(f"{old} heat maps and overlays of images scored before are still there")
     rate = f"{len(scored) / max(seconds, 1e-9):.1f} images/s"
     print(
         f"{len(scored)} images scored, {anomalous} anomalous, {len(failed)} failed, {rate}; results in "

@@ -97,7 +97,10 @@ def run_cell(paper, cell, path, run, channel, options, title):
     origin = None if options.force else shared.copy_finished(paper, cell, run, stored, defaults)
     known, status = run.matches(stored, defaults), run.status
     finished = known and status["state"] == "finished"
-    if finished and not options.rescore:
+    damage = run.damage() if finished else ""
+    if "metrics.json" in damage:
+        channel.say(f"{title}: {damage}: scored again from the last checkpoint")
+    elif finished and not options.rescore:
         channel.say(f"{title}: finished on {status['updated']}, {'copied from ' + origin if origin else 'kept'}")
         return "kept"
     if known and status["state"] == "diverged" and not (options.force or options.only_failed):

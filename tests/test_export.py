@@ -93,6 +93,16 @@ def test_a_saved_model_equals_its_method(name, textures, tmp_path):
     assert lower == takes_regions  # some image is most anomalous outside
 
 
+def test_a_score_that_is_no_number_is_anomalous(textures, tmp_path):
+    detector = calibrated("ganomaly", textures)
+    detector.export(tmp_path / "model", Calibration(threshold=1.0, median=0.5))
+    blank = np.full((2, detector.input_size, detector.input_size, detector.config.channels), 0.5, "float32")
+    blank[1, 3, 4] = np.nan
+    found = tf.saved_model.load(str(tmp_path / "model")).signatures["serve_float"](tf.constant(blank))
+    assert np.isnan(found["score"][1]) and not np.isnan(found["score"][0])
+    assert found["label"].numpy().tolist() == [0, 1]
+
+
 def test_averaged_latents_are_exported(textures, tmp_path):
     """As `ganspect train` sets them; of a whole image they give another map than sums."""
     sums = calibrated("fcbigan", textures)

@@ -156,6 +156,9 @@ def test_what_cannot_be_done_is_one_line(folders, tmp_path):
         (("train", "--data", tmp_path / "none"), "none"),
         (("train", "--data", folders / "normal", "--set", "widht=3"), "widht"),
         (("train", "--data", folders / "normal", "--set", "width=5"), "width must be a multiple of 4"),
+        (("train", "--data", folders / "normal", "--set", "channels=2"), "channels must be 1 or 3"),
+        (("train", "--data", folders / "normal", "--seed", str(2**32)), "seed must lie in 0 to 4294967295"),
+        (("train", "--data", folders / "normal", "--set", "encoder_rate=nan"), "encoder_rate must be a number"),
         (("train", "--data", folders / "normal", "--held-out", "23"), "--held-out 23 of 24"),
         (("train", "--data", folders / "normal", "--devices", "x"), "--devices"),
         (("calibrate", tmp_path / "none"), "there is no detector"),
@@ -214,7 +217,11 @@ def test_images_that_the_detector_has_seen_are_left_out(trained, tmp_path):
     shutil.copy(root / "normal" / "20.png", tmp_path / "test" / "OK" / "held_out.png")
     found = own_detector.evaluate(detector, tmp_path / "test")
     assert found["normal"] == 5 and found["anomalous"] == 4
-    assert found["remarks"] == ["2 images that the detector was trained or calibrated on are left out"]
+    assert found["remarks"] == [
+        "2 images that the detector was trained or calibrated on are left out",
+        "the AUROC's interval is too narrow: there are only 4 images of one kind",
+        "no pixel AUROC: there are no masks (ground_truth/<kind>/<stem>_mask.png)",
+    ]
     stored = own_detector.calibrate(detector, normals=root / "normal")
     assert stored["held_out"] == 8 and stored["remarks"] == ["16 images that the detector was trained on are left out"]
     with pytest.raises(own.OwnError, match="no test image that the detector has not seen"):
@@ -251,11 +258,20 @@ def test_missing_masks_and_folders_of_masks_are_no_silent_zeros(trained, tmp_pat
     Image.new("L", (48, 40), 255).save(masks / "00.png")
     found = own_detector.evaluate(detector, tmp_path / "kinds")
     assert found["anomalous"] == 4 and "masks are expected in ground_truth/<kind> (masks)" in found["remarks"][0]
+    assert any("no pixel AUROC: there are no masks" in text for text in found["remarks"])
+    assert any("there are only 4 images of one kind" in text for text in found["remarks"])
     masks.rename(tmp_path / "kinds" / "ground_truth")
     (tmp_path / "kinds" / "ground_truth" / "stripe").mkdir()
     (tmp_path / "kinds" / "ground_truth" / "00.png").rename(tmp_path / "kinds" / "ground_truth" / "stripe" / "00.png")
     done = inline("evaluate", detector, "--data", tmp_path / "kinds")
     assert done.returncode == 1 and "stripe/01.png: no mask of this stem" in done.stderr
+    for i in range(1, 4):
+        Image.new("L", (48, 40), 0).save(tmp_path / "kinds" / "ground_truth" / "stripe" / f"{i:02d}.png")
+    found = own_detector.evaluate(detector, tmp_path / "kinds")
+    empty = "masks of anomalous images are empty (stripe/01.png, stripe/02.png, stripe/03.png)"
+    assert "pixel_auroc" in found and any(empty in text for text in found["remarks"]), found["remarks"]
+    with pytest.raises(own.OwnError, match="no such folder"):
+        own_detector.evaluate(detector, tmp_path / "nowhere")
 
 
 def test_a_threshold_inside_regions_is_not_used_outside(trained, tmp_path):
@@ -351,8 +367,12 @@ def test_two_processes_do_not_train_in_one_folder(folders, tmp_path):
         ("config.json", '{"method": "gan', "config.json is damaged"),
         ("config.json", "[]", "config.json is damaged"),
         ("config.json", '{"method": "else"}', "no detector that `ganspect train` has made"),
+        ("status.json", "null", "names no state"),
         ("data.json", None, "no detector that `ganspect train` has made"),
+        ("data.json", "{}", "data.json is damaged"),
         ("calibration.json", "{}", "calibration.json is damaged"),
+        ("calibration.json", '{"threshold": null, "regions": false, "note": ""}', "calibration.json is damaged"),
+        ("checkpoints/calibrated.npz", None, "calibrated.npz is missing: ganspect calibrate"),
         ("checkpoints/calibrated.npz", "PK", "calibrated.npz is damaged"),
     ],
 )

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -212,6 +213,19 @@ def finished(tmp_path_factory):
     done = inline(*arguments, "--runs-dir", root / "runs")
     assert done.returncode == 0, done.stderr
     return root, arguments, done
+
+
+@pytest.mark.parametrize("content", [None, "{"])
+def test_a_finished_run_whose_metrics_are_damaged_is_scored_again(finished, tmp_path, content):
+    root, arguments, _ = finished
+    shutil.copytree(root / "runs", tmp_path / "runs")
+    path = run_folder(tmp_path / "runs") / "metrics.json"
+    whole, weights = json.loads(path.read_text()), (path.parent / "checkpoints" / "last.npz").read_bytes()
+    path.unlink() if content is None else path.write_text(content)
+    again = inline(*arguments, "--runs-dir", tmp_path / "runs")
+    assert again.returncode == 0 and "scored again from the last checkpoint" in again.stdout, again.stderr
+    assert json.loads(path.read_text())["protocols"] == whole["protocols"]
+    assert (path.parent / "checkpoints" / "last.npz").read_bytes() == weights
 
 
 def test_a_run_leaves_tables_figures_and_evidence(finished):

@@ -51,7 +51,16 @@ class Run:
 
     @property
     def status(self):
-        return read_json(self.path / "status.json", {"state": "new"})
+        """What status.json says, its state at least.
+
+        Raises:
+            Damaged: it is no JSON or names no state.
+        """
+        path = self.path / "status.json"
+        found = read_json(path, {"state": "new"})
+        if not isinstance(found, dict) or not isinstance(found.get("state"), str):
+            raise Damaged(f"{path} names no state")
+        return found
 
     @property
     def metrics(self):
@@ -118,7 +127,7 @@ class Run:
             differences = "; ".join(f"{k}: stored {stored.get(k)!r}, asked {config.get(k)!r}" for k in names)
             raise ConfigMismatch(
                 f"{self.path} was started with other settings ({differences}). "
-                "Use --force to train it anew or --runs-dir for another folder."
+                "Use --force to train it anew, or another folder."
             )
         session = {name: manifest[name] for name in SESSION if name in manifest}
         trains = self.status["state"] not in OVER and position[0] < config.get("epochs", math.inf)
@@ -160,8 +169,6 @@ class Run:
             rows = self.read_table("history.csv")
         except (Damaged, OSError, csv.Error, UnicodeDecodeError) as error:
             return str(error)
-        except (KeyError, TypeError):
-            return f"{self.path / 'status.json'} names no state"
         if not finished:
             return ""
         numbered = all("epoch" in row and str(row["epoch"]).isdigit() for row in rows)
