@@ -19,6 +19,7 @@ from ganspect.reproduce.inputs import find, printable
 from ganspect.reproduce.served import first_line
 from ganspect.training.files import atomic_write
 
+SMALL = 1 / 4  # of the side that a model sees: what it sees of smaller images is mostly interpolation
 COLUMNS = ("path", "score", "calibrated_score", "threshold", "label", "milliseconds", "error", "output")
 BATCH, BATCH_PIXELS = 16, 1 << 19  # most images and most pixels of a batch, unless asked otherwise
 WAITING = 64e6  # bytes: of decoded images ahead, of batches that fill, and of pictures behind, each
@@ -204,6 +205,9 @@ class FileScorer:
             if height < least[0] or width < least[1]:
                 reason = f"too small: {width}x{height} pixels, the model needs at least {least[1]}x{least[0]}"
                 return Loaded(index, error=reason)
+            if min(height, width) < SMALL * self.model.seen:
+                text = f"a side is less than a quarter of the {self.model.seen} pixels that the model sees"
+                self.warned.append((text, item.path))
             region = self.regions.of(item, self.base, (height, width)) if self.regions else None
             return Loaded(index, image, region)
         except DataError as error:

@@ -71,6 +71,26 @@ def test_start_is_fast():
     assert subprocess.run([sys.executable, "-c", line]).returncode == 0
 
 
+def test_images_far_smaller_than_what_the_model_sees_are_named(resized, tmp_path):
+    picture(tmp_path / "in" / "tiny.png", size=(3, 40))
+    picture(tmp_path / "in" / "small.png", size=(4, 40))
+    done = predict(resized, tmp_path / "in", "--output", tmp_path / "out")
+    assert done.returncode == 0 and len(rows_of(tmp_path / "out")) == 2
+    text = "a side is less than a quarter of the 16 pixels that the model sees: 1 files"
+    assert text in done.stderr and "tiny.png" in done.stderr and "small.png" not in done.stderr
+
+
+def test_pictures_of_an_earlier_run_are_named(local, tmp_path):
+    for name in ("a", "b"):
+        picture(tmp_path / "in" / f"{name}.png")
+    done = predict(local, tmp_path / "in", "--output", tmp_path / "out")
+    assert done.returncode == 0 and "scored before" not in done.stdout
+    again = predict(local, tmp_path / "in" / "a.png", "--output", tmp_path / "out")
+    assert again.returncode == 0 and "2 heat maps and overlays of images scored before are still there" in again.stdout
+    done = predict(local, tmp_path / "in", "--output", "")
+    assert done.returncode == 1 and "--output takes a folder" in done.stderr
+
+
 def test_folder_to_rows_pictures_and_sheet(local, tmp_path):
     spots = {"a": 0, "b": 145, "c": 30, "sub/d": 100}
     for i, (name, spot) in enumerate(spots.items()):
