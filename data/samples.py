@@ -282,7 +282,7 @@ def _on_the_way(place: Path, read: set[Path]) -> bool:
 def _read_plain(folder: _Folder):
     folder.add("", "train", "good")
     for child in _folders(folder.root):
-        if child.name != "roi" and _holds_images(child):
+        if child.name != "roi" and _holds_images_below(child):
             folder.ignored.append((child, "not read: only images directly inside a plain folder are"))
 
 
@@ -517,6 +517,11 @@ def _is_readable(folder: Path) -> bool:
 
 def _holds_images(folder: Path) -> bool:
     return folder.is_dir() and any(map(_is_image, folder.iterdir()))
+
+
+def _holds_images_below(folder: Path) -> bool:
+    """Whether a folder or one anywhere below it holds images; links to folders are not followed."""
+    return any(_is_image(Path(place, name)) for place, _, names in os.walk(folder) for name in names)
 
 
 def _is_image(path: Path) -> bool:

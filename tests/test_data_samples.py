@@ -361,9 +361,10 @@ def test_what_is_not_read_is_noted(tmp_path):
     plain = tmp_path / "plain"
     write(plain / "a.png")
     write(plain / "more/b.png")
+    write(plain / "deep/deeper/b.png")
     write(plain / "c.gif")
     (plain / "README.txt").write_text("x")
-    assert sorted(path.name for path, _ in scan(plain).ignored) == ["c.gif", "more"]
+    assert sorted(path.name for path, _ in scan(plain).ignored) == ["c.gif", "deep", "more"]
 
 
 def test_one_colour_image_among_many_gray_ones_makes_colour(tmp_path):
