@@ -84,13 +84,11 @@ class AnoGANConfig:
             raise ValueError(f"search must be one of {', '.join(SEARCHES)}, not {self.search!r}")
         if self.width < 2 or self.width % 2:
             raise ValueError(f"width must be even, not {self.width}")
-        for name in ("channels", "latent_size", "batch_size", "epochs", "search_steps", "restarts", "search_batch"):
+        for name in ("latent_size", "batch_size", "epochs", "search_steps", "restarts", "search_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if min(self.search_patience, self.steps_per_epoch) < 0 or not 0 <= self.feature_weight <= 1:
-            raise ValueError(
-                "steps_per_epoch and search_patience must not be negative, feature_weight must lie in [0, 1]"
-            )
+        if min(self.search_patience, self.steps_per_epoch) < 0:
+            raise ValueError("steps_per_epoch and search_patience must not be negative")
         if self.search == "dense" and (self.restarts > 1 or self.search_patience):
             raise ValueError('search "dense" has neither restarts nor patience: it continues from image to image')
 

@@ -76,14 +76,12 @@ class CBiGANConfig:
             raise ValueError(f"patch_size must be 32, 64 or 128, not {self.patch_size}")
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
-        counts = ("channels", "width", "latent_size", "ema_batches", "batch_size", "cycles_per_epoch", "epochs")
+        counts = ("width", "latent_size", "ema_batches", "batch_size", "cycles_per_epoch", "epochs")
         for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not 0 <= self.ema_decay < 1 or self.penalty_weight < 0:
-            raise ValueError("ema_decay must lie in 0 to 1, below 1, and penalty_weight must not be negative")
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha must lie in [0, 1], not {self.alpha}")
+        if self.penalty_weight < 0:
+            raise ValueError(f"penalty_weight must not be negative, not {self.penalty_weight}")
         if self.score_weight not in WEIGHTS:
             raise ValueError(f"score_weight must be one of {', '.join(map(str, WEIGHTS))}, not {self.score_weight}")
         if self.feature not in FEATURES:

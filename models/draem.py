@@ -67,11 +67,9 @@ class DRAEMConfig:
 
 def check_sizes(config):
     """Refuses settings that neither GRD-Net nor DRAEM can work with, by a ValueError."""
-    if not 0 <= config.norm_momentum < 1:
-        raise ValueError(f"norm_momentum must lie in 0 to 1, below 1, not {config.norm_momentum}")
     if config.statistics_batches < 0:
         raise ValueError(f"statistics_batches must not be negative, not {config.statistics_batches}")
-    for name in ("channels", "width", "batch_size", "epochs", "textures"):
+    for name in ("width", "batch_size", "epochs", "textures"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, not {getattr(config, name)}")
     if config.patch_size < SMALLEST or config.patch_size % SMALLEST:

@@ -76,7 +76,7 @@ class FAnoGANConfig:
             raise ValueError(f"patch_size must be 32 or 64, not {self.patch_size}")
         if self.image_size and self.image_size < self.patch_size:
             raise ValueError(f"image_size {self.image_size} is neither 0 nor at least patch_size {self.patch_size}")
-        counts = ("channels", "width", "latent_size", "critic_steps", "batch_size", "generator_steps_per_epoch")
+        counts = ("width", "latent_size", "critic_steps", "batch_size", "generator_steps_per_epoch")
         for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")

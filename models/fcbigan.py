@@ -68,7 +68,7 @@ class FCBiGANConfig:
         check_settings(self)
         if self.patch_size % CELL or self.patch_size < 2 * CELL:
             raise ValueError(f"patch_size must be a multiple of {CELL} and at least {2 * CELL}, not {self.patch_size}")
-        counts = ("channels", "width", "latent_size", "batch_size", "patches_per_epoch", "epochs", "filter_size")
+        counts = ("width", "latent_size", "batch_size", "patches_per_epoch", "epochs", "filter_size")
         for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")

@@ -90,7 +90,7 @@ class GANomalyConfig:
         check_settings(self)
         if self.image_size not in SIZES:
             raise ValueError(f"image_size must be one of {', '.join(map(str, SIZES))}, not {self.image_size}")
-        for name in ("channels", "width", "latent_size", "batch_size", "epochs"):
+        for name in ("width", "latent_size", "batch_size", "epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         weights = ("adversarial_weight", "contextual_weight", "encoder_weight")

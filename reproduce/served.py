@@ -52,9 +52,8 @@ class Served:
             self.name = str(facts.get("label") or facts["method"])
             self.channels = int(facts["channels"])
             self.smallest = tuple(int(side) for side in facts["smallest"])
-            self.seen = max(
-                (int(side) for side in facts.get("image_size") or ()), default=0
-            )  # side it resizes to, or 0
+            # The side of what it resizes images to, or 0.
+            self.seen = max(map(int, facts.get("image_size") or ()), default=0)
             self.threshold, self.median = float(facts["threshold"]), float(facts["calibration"]["median"])
             given = facts.get("pixel_threshold")
             self.pixel_threshold = self.threshold if given is None else float(given)

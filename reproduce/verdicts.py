@@ -120,12 +120,13 @@ def shown_interval(row):
     return "" if row["low"] is None or row["high"] is None else f" ({row['low']:.3f} to {row['high']:.3f})"
 
 
-def borne_out(pair, holds):
+def borne_out(pair, holds, apart=True):
     """Whether two measured rows bear out what a paper says of their difference.
 
     Args:
         pair: two rows with `value`, `low`, `high`.
         holds: `(first value, second value)` to whether it is so.
+        apart: whether it is undecided where the intervals overlap; not so where the two are said to be equal.
 
     Returns:
         True, False, or "undecided": it is so, but the 95 % intervals of both rows overlap.
@@ -133,6 +134,6 @@ def borne_out(pair, holds):
     if not holds(*(row["value"] for row in pair)):
         return False
     bounds = [row[side] for side in ("low", "high") for row in pair]
-    if None in bounds or max(bounds[:2]) > min(bounds[2:]):
+    if not apart or None in bounds or max(bounds[:2]) > min(bounds[2:]):
         return True
     return "undecided"
