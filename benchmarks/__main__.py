@@ -88,6 +88,12 @@ SECTIONS = (
         "steps.py --methods cbigan_critic ganomaly --batch 16 --xla --rounds 5",
         "What `--xla` does on a CPU; on a GPU it was not measured.",
     ),
+    Section(
+        "Arithmetic in bfloat16",
+        "steps.py --methods ganomaly cbigan_critic fcbigan draem grdnet --precision float32 bfloat16 --textbook "
+        "--rounds 3",
+        "What `--precision bfloat16` does on a processor that multiplies in it (AVX512_BF16).",
+    ),
     Section("Forms of convolutions", "convolutions.py --rounds 3"),
     Section("Steps that repeat", "repeatable_steps.py"),
     Section("Memory", "memory.py --profiles quick"),

@@ -1,14 +1,15 @@
 """Seconds and share of the machine's peak of one training step of every method at its paper's sizes.
 
     [KERAS_BACKEND=jax] python benchmarks/steps.py [--methods ganomaly draem] [--batch 8] [--rounds 5] [--torch]
-        [--precision bfloat16] [--steps 50] [--xla]
+        [--precision float32 bfloat16] [--steps 50] [--xla]
 
 Steps as `training.fit` runs them: one graph a step on TensorFlow; on JAX many steps in one compiled call
 (`jax.lax.scan`) on an accelerator, one on a CPU. Batches are of random pixels and are on the device already. With
 `--torch` the PyTorch versions of GANomaly, DRAEM and GRD-Net (`torch_networks.py`) take turns with ours on the same
 device; GANomaly also in its authors' order of work; with `--textbook`, on TensorFlow, steps as tutorials and CBiGAN's
 author write them (`textbook.py`); with `--xla`, there too, ours compiled by XLA. Medians of interleaved rounds.
-"cbigan_critic" is a batch for D alone.
+"cbigan_critic" is a batch for D alone. Precisions take turns too, each with a peak of its own; `--textbook` and
+`--xla` are of float32.
 
 GFLOP are those that our step needs, counted by XLA before it optimises (JAX must be installed; a process of its own
 counts where the backend is TensorFlow); a PyTorch row is judged by the same number. The peak is of a square matrix
@@ -71,9 +72,17 @@ def our_critic(detector, images):
         del detector.each
 
 
-def step_of(name, detector):
-    """One training step of a case: prepared batch to losses."""
-    return functools.partial(our_critic, detector) if name == "cbigan_critic" else detector.step
+def step_of(name, detector, precision="float32"):
+    """One training step of a case, as `Detector` makes it in a precision: batch to losses."""
+    from ganspect.models.precision import computing_in
+
+    step = functools.partial(our_critic, detector) if name == "cbigan_critic" else detector.step
+
+    def run(batch):
+        with computing_in(detector, precision):
+            return step(detector.prepare(batch))
+
+    return run
 
 
 def images_of(detector):
@@ -102,28 +111,30 @@ def tensorflow_run(step, batches, xla=False):
 
     def run():
         found = [graph(part) for part in parts]
-        return {name: float(np.asarray(value)) for name, value in found[-1].items()}
+        return {name: float(value) for name, value in found[-1].items()}
 
     return run
 
 
-def jax_step(name, detector):
+def jax_step(name, detector, precision="float32"):
     """`(values of the state, prepared batch) -> (new values, losses)`, pure."""
     import keras
 
     def one_step(values, batch):
         with keras.StatelessScope(state_mapping=list(zip(detector.state, values, strict=True))) as scope:
-            losses = step_of(name, detector)(detector.prepare(batch))
+            losses = step_of(name, detector, precision)(batch)
         return [scope.get_current_value(v) for v in detector.state], losses
 
     return one_step
 
 
-def jax_run(name, detector, batches):
+def jax_run(name, detector, batches, precision):
     """A function that makes one step for each of the batches in one compiled call."""
     import jax
 
-    scan = jax.jit(lambda values, parts: jax.lax.scan(jax_step(name, detector), values, parts), donate_argnums=0)
+    scan = jax.jit(
+        lambda values, parts: jax.lax.scan(jax_step(name, detector, precision), values, parts), donate_argnums=0
+    )
     batches = jax.tree.map(jax.numpy.asarray, batches)
     state = [[jax.numpy.array(v.value) for v in detector.state]]
 
@@ -134,7 +145,7 @@ def jax_run(name, detector, batches):
     return run
 
 
-def torch_run(kind, settings, detector, batches, options):
+def torch_run(kind, settings, detector, batches, precision, options):
     """The same of a PyTorch step, on prepared batches."""
     import torch
     import torch_networks
@@ -144,7 +155,7 @@ def torch_run(kind, settings, detector, batches, options):
     torch.set_num_threads(options.threads)
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # as XLA does
-    dtype = torch.bfloat16 if options.precision == "bfloat16" else None
+    dtype = torch.bfloat16 if precision == "bfloat16" else None
     step = getattr(torch_networks, kind)(detector.config, device=device, channels_last=layout, dtype=dtype, **settings)
     scale = (lambda x: x / 255.0) if isinstance(batches, dict) else (lambda x: x / 127.5 - 1.0)
     count = len(next(iter(batches.values())) if isinstance(batches, dict) else batches)
@@ -166,14 +177,13 @@ def torch_run(kind, settings, detector, batches, options):
     return run
 
 
-def peak_run(options):
-    """`(GFLOP, function that multiplies two square matrices)` on the backend in use."""
+def peak_run(dtype):
+    """`(GFLOP, function that multiplies two square matrices)` of a type on the backend in use."""
     import keras
 
     accelerated = on_accelerator()
     size, times = (8192, 20) if accelerated else (3072, 1)
     square = np.random.default_rng(0).normal(size=(size, size)).astype("float32")
-    dtype = options.precision
     if keras.backend.backend() == "jax":
         import jax
 
@@ -276,24 +286,29 @@ def measured(name, options):
     needs = gflop(name, options)
     detector = build(name, options.batch, options.width)
     batches = pixels(detector, steps)
-    if keras.backend.backend() == "jax":
-        runs = {"ours": jax_run(name, detector, batches)}
-    else:
-        step = step_of(name, detector)
-        runs = {"ours": tensorflow_run(lambda batch: step(detector.prepare(batch)), batches)}
-        for label, other in _textbook().STEPS.get(name, {}).items() if options.textbook else ():
+    on_jax, runs, work = keras.backend.backend() == "jax", {}, {}
+    for precision in options.precision:
+        mark = "" if precision == "float32" else f", {precision}"
+        if on_jax:
+            runs[f"ours{mark}"] = jax_run(name, detector, batches, precision)
+        else:
+            runs[f"ours{mark}"] = tensorflow_run(step_of(name, detector, precision), batches)
+        for label, (kind, settings) in TORCH.get(name, {}).items() if options.torch else ():
+            runs[label + mark] = torch_run(kind, settings, detector, batches, precision, options)
+        work[f"peak{mark}"], runs[f"peak{mark}"] = peak_run(precision)
+    if "float32" in options.precision and not on_jax:
+        others = _textbook().STEPS.get(name, {}) if options.textbook else {}
+        for label, other in others.items():
             runs[label] = tensorflow_run(lambda batch, f=other: f(detector, detector.prepare(batch)), batches)
         if options.xla:
-            runs["ours, XLA"] = tensorflow_run(lambda batch: step(detector.prepare(batch)), batches, xla=True)
-    for label, (kind, settings) in TORCH.get(name, {}).items() if options.torch else ():
-        runs[label] = torch_run(kind, settings, detector, batches, options)
-    work, runs["peak"] = peak_run(options)
+            runs["ours, XLA"] = tensorflow_run(step_of(name, detector), batches, xla=True)
     found = medians(runs, options.rounds)
-    peak = work / found.pop("peak")[0]
+    peaks = {label: work[label] / found.pop(label)[0] for label in work}
     needed = needs()
     rows = []
     for label, (seconds, first) in found.items():
         each = seconds / steps
+        peak = peaks["peak, bfloat16" if label.endswith(", bfloat16") else "peak"]
         rate = f"{needed:.1f} | {needed / each:.0f} | {needed / each / peak:.2f}" if needed else "- | - | -"
         count = detector.config.batch_size if name == "cbigan_critic" else images_of(detector)
         rows.append(
@@ -310,7 +325,7 @@ def main():
     parser.add_argument("--width", type=int, help="of the networks, in place of the paper's")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, help="in a timed call; default 50 on an accelerator, 1 on a CPU")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--precision", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
     parser.add_argument("--torch", action="store_true", help="PyTorch's steps in turn with ours")
     parser.add_argument("--textbook", action="store_true", help="tutorials' and authors' orders of work, on TensorFlow")
     parser.add_argument("--xla", action="store_true", help="our steps compiled by XLA too, on TensorFlow")
@@ -331,12 +346,8 @@ def main():
     if options.count:
         print(gflop(options.methods[0], options)())
         return
-    if options.precision != "float32":
-        keras.mixed_precision.set_dtype_policy(f"mixed_{options.precision}")
-    print(
-        f"{keras.backend.backend()}, {options.precision}, {options.threads} threads, {device_name()}; medians of ",
-        end="",
-    )
+    precisions = " and ".join(options.precision)
+    print(f"{keras.backend.backend()}, {precisions}, {options.threads} threads, {device_name()}; medians of ", end="")
     print(f"{options.rounds} interleaved rounds\n")
     print("| method | step | images | seconds | images/s | GFLOP | GFLOP/s | share of peak | peak | first call, s |")
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)

@@ -26,13 +26,13 @@ import contextlib
 import functools
 import math
 import os
-import re
 import threading
-from pathlib import Path
 
 import keras
 import numpy as np
 from keras import layers
+
+from ganspect.models.processor import instructions
 
 NEURAL = {"avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16"}  # instructions
 LEAST_WORK = 2**23  # multiplications of a call
@@ -335,15 +335,7 @@ def kernels():
     an x86 processor with one of `NEURAL`.
     """
     asked = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "")
-    return "onednn" if asked == "1" or (asked != "0" and _has_neural_instructions()) else "other"
-
-
-@functools.cache
-def _has_neural_instructions():
-    """Whether the processor has one of `NEURAL`."""
-    facts = Path("/proc/cpuinfo")
-    flags = re.search(r"^flags\s*:(.*)", facts.read_text(), re.MULTILINE) if facts.exists() else None
-    return bool(flags) and not NEURAL.isdisjoint(flags[1].split())
+    return "onednn" if asked == "1" or (asked != "0" and not NEURAL.isdisjoint(instructions())) else "other"
 
 
 def wide_block(images, kernel, stride, padding):

@@ -1,7 +1,8 @@
 """Arithmetic of training steps in bfloat16: convolutions and products in it, weights, losses and updates in float32.
 
 A model is built in float32; a step is traced with the layers' policies changed. What is traced outside of a step,
-scores, maps and exports, is float32 whatever it was trained in. For accelerators: bfloat16 is slow on most CPUs.
+scores, maps and exports, is float32 whatever it was trained in. For GPUs, and for CPUs with instructions for bfloat16
+(FAST: steps take 0.6 of the time where many channels meet, `benchmarks/results.md`); other CPUs are slow at it.
 
 Source: none of the papers, which train in float32. Micikevicius et al., *Mixed Precision Training*, ICLR 2018; bfloat16
 has float32's range, so losses are not scaled. In float32 too GPUs round the factors of products, by default, to TF32's
@@ -13,8 +14,11 @@ import contextlib
 import keras
 from keras import ops
 
+from ganspect.models.processor import instructions
+
 FULL, BRAIN = "float32", "bfloat16"
 POLICIES = {FULL: "float32", BRAIN: "mixed_bfloat16"}
+FAST = {"avx512_bf16", "amx_bf16", "bf16"}  # instructions of x86 and of ARM that multiply bfloat16
 
 
 @contextlib.contextmanager
@@ -43,6 +47,12 @@ def products_are_exact():
     import tensorflow as tf
 
     return not tf.config.list_physical_devices("GPU")
+
+
+def remark(precision):
+    """What to know before training in `precision` on this machine, one line; "" if nothing."""
+    slow = precision == BRAIN and products_are_exact() and instructions() and FAST.isdisjoint(instructions())
+    return "this processor has no instructions for bfloat16: float32 is likely to train faster" if slow else ""
 
 
 def full(*values):

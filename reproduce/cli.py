@@ -10,7 +10,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from ganspect.reproduce.arguments import whole_number
+from ganspect.reproduce.arguments import add_precision, whole_number
 from ganspect.reproduce.own_commands import add_own
 from ganspect.reproduce.predict import add_predict
 from ganspect.training.files import Damaged
@@ -23,8 +23,6 @@ PAPERS = {
 }
 PRELOAD = "ganspect.reproduce.preload"
 DONE, UNUSABLE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 130
-PRECISIONS = ("float32", "bfloat16")  # as of models.precision, which needs Keras
-PRECISION_HELP = "arithmetic of the training steps, for GPUs; scores are always float32"
 XLA_HELP = "compile training steps with XLA on TensorFlow too, for GPUs; JAX always does"
 
 
@@ -81,7 +79,7 @@ def add_reproduce(commands):
     command.add_argument(
         "--devices", default="1", metavar="N|cpu:N", help="GPUs to divide each training's batches between"
     )
-    command.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help=PRECISION_HELP)
+    add_precision(command)
     command.add_argument("--xla", action="store_true", help=XLA_HELP)
     command.add_argument(
         "--checkpoint-every", type=int, default=1, metavar="N", help="epochs from checkpoint to checkpoint; default: 1"

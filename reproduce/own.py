@@ -22,6 +22,7 @@ from ganspect.data import arrays as data_arrays
 from ganspect.data import check, samples
 from ganspect.data.images import DataError, image_size, read_bytes
 from ganspect.models.fcbigan import least_side
+from ganspect.models.precision import FULL, remark
 from ganspect.reproduce import anogan_ganomaly, cbigan, fcbigan, grdnet, runner
 from ganspect.reproduce.baselines import QUICK_FANOGAN
 from ganspect.reproduce.cells import parse_settings
@@ -255,7 +256,7 @@ def train(chosen, output, options, channel):
     Args:
         chosen: `Plan`.
         output: the detector's folder.
-        options: with `threads`, `devices`, `force`, `data`.
+        options: with `threads`, `devices`, `precision`, `force`, `data`.
         channel: `training.grid.Channel`.
 
     Raises:
@@ -287,9 +288,12 @@ def _train(chosen, output, options, channel):
     method = OFFERS[chosen.name].method
     stored = dataclasses.asdict(config) | {"method": chosen.name, "data": arrays.fingerprint}
     stored |= {"held_out": len(chosen.held_out)}
+    stored |= {"precision": options.precision} if options.precision != FULL else {}
     backend = keras.backend.backend()
     manifest = make_manifest(config.seed, arrays.fingerprint, options.threads, backend, options.devices)
     for line in run.open(stored, manifest, position=position_of(run.checkpoint)):
+        channel.say(line)
+    if line := remark(options.precision):
         channel.say(line)
     names = [[arrays.train_names[i] for i in part] for part in (chosen.kept, chosen.held_out)]
     folder = str(Path(options.data).resolve())
@@ -297,6 +301,7 @@ def _train(chosen, output, options, channel):
     write_json(run.path / "data.json", {"folder": folder, "train": names[0], "held_out": names[1], "digests": digests})
     with options.devices.scope():
         detector = method.build(config)
+        detector.precision = options.precision
         detector.compile()
     held_out = runner.HeldOut(method, detector, runner.training_images(method, arrays, chosen.held_out))
     images = runner.training_images(method, arrays, chosen.kept)

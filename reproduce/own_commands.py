@@ -3,7 +3,7 @@
 import shlex
 import sys
 
-from ganspect.reproduce.arguments import whole_number
+from ganspect.reproduce.arguments import add_precision, whole_number
 from ganspect.training.files import Damaged
 
 DONE, UNUSABLE, INTERRUPTED = 0, 1, 130
@@ -30,6 +30,7 @@ def add_own(commands):
     )
     command.add_argument("--seed", type=whole_number(0), default=0, metavar="N")
     command.add_argument("--devices", default="1", metavar="N|cpu:N", help="GPUs to divide a batch between")
+    add_precision(command)
     command.add_argument("--force", action="store_true", help="train anew; the old detector is set aside")
     command.add_argument(
         "--plan", action="store_true", help="say what would be trained and how long it takes, and stop"

@@ -12,7 +12,7 @@ from ganspect.data import check, regions, samples
 from ganspect.data.known import OFFICIAL_COUNTS
 from ganspect.data.patches import at_hand, stack_images
 from ganspect.evaluation import health, thresholds
-from ganspect.models.precision import FULL
+from ganspect.models.precision import FULL, remark
 from ganspect.reproduce import figures, gallery, milestones, scoring, shared
 from ganspect.reproduce.collect import METRICS
 from ganspect.training import callbacks as training_callbacks
@@ -109,6 +109,8 @@ def run_cell(paper, cell, path, run, channel, options, title):
     copied = known and not finished and "copied_from" in run.manifest and _is_trained(run, config)
     if copied:
         channel.say(f"{title}: training copied from {run.manifest['copied_from']}")
+    if not finished and not copied and (line := remark(options.precision)):
+        channel.say(f"{title}: {line}")
     manifest |= arithmetic | (_trained_then(run, finished) if finished or copied else {})
     for line in run.open(stored, manifest, defaults, position_of(run.checkpoint)):
         channel.say(f"{title}: {line}")

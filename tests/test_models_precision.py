@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 from tiny_methods import TINY
 
-from ganspect.models.precision import BRAIN, FULL, computing_in, full
+from ganspect.models import precision as arithmetic
+from ganspect.models.precision import BRAIN, FULL, computing_in, full, remark
 
 ROUNDING = 2.0**-8  # of a number to bfloat16, relative
 
@@ -43,6 +44,21 @@ def test_a_step_in_bfloat16():
     start, *ends = (np.concatenate([np.ravel(v) for v in d.trainable_variables]) for d in (fresh(), plain, mixed))
     moved = [np.linalg.norm(end - start) for end in ends]
     assert moved[0] > 0 and moved[1] == pytest.approx(moved[0], rel=0.2)  # Adam's first step: signs of the gradients
+
+
+@pytest.mark.parametrize(
+    ("has", "slow"),
+    [
+        ({"avx2"}, True),
+        ({"avx512f", "avx512_bf16"}, False),
+        ({"asimd"}, True),
+        ({"asimd", "bf16"}, False),
+        (set(), False),
+    ],
+)
+def test_a_processor_that_is_slow_at_bfloat16_is_named(has, slow, monkeypatch):
+    monkeypatch.setattr(arithmetic, "instructions", lambda: frozenset(has))
+    assert bool(remark(BRAIN)) == slow and not remark(FULL)
 
 
 LIGHT = ("cbigan", "fanogan")  # their penalties mix outputs of networks with images

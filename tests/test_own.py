@@ -14,7 +14,7 @@ from PIL import Image
 from test_reproduce_cli import inline
 
 from ganspect.evaluation.thresholds import rate_threshold
-from ganspect.models import convert
+from ganspect.models import convert, precision
 from ganspect.reproduce import own, own_commands, own_detector
 from ganspect.reproduce.own_commands import METHODS
 from ganspect.training.locks import Lock
@@ -59,6 +59,26 @@ def test_training_says_what_it_chose_and_the_next_command(trained):
     other = [x.replace("width=4", "width=8") for x in SMALL]
     refused = inline("train", "--method", "ganomaly", "--data", root / "normal", "--output", root / "det", *other)
     assert refused.returncode == 1 and "width: stored 4, asked 8" in refused.stderr
+
+
+def test_a_training_in_bfloat16_is_one_of_its_own(folders, tmp_path, monkeypatch):
+    """Its losses differ from those of float32, in which it is not continued; a processor slow at it is named."""
+
+    def first_loss():
+        with open(tmp_path / "det" / "history.csv", newline="") as file:
+            return float(next(csv.DictReader(file))["g_loss"])
+
+    monkeypatch.setattr(precision, "instructions", lambda: frozenset({"avx2"}))
+    command = ("train", "--method", "ganomaly", "--data", folders / "normal", "--output", tmp_path / "det", *SMALL)
+    done = inline(*command, "--precision", "bfloat16")
+    assert done.returncode == 0 and "no instructions for bfloat16" in done.stdout, done.stderr
+    assert json.loads((tmp_path / "det" / "config.json").read_text())["precision"] == "bfloat16"
+    refused = inline(*command)
+    assert refused.returncode == 1 and "precision: stored 'bfloat16', asked None" in refused.stderr
+    half = first_loss()
+    assert inline("calibrate", tmp_path / "det").returncode == 0
+    assert inline(*command, "--force").returncode == 0
+    assert half != first_loss() and half == pytest.approx(first_loss(), rel=0.05)
 
 
 def test_each_command_on_what_the_one_before_left(trained, tmp_path):
