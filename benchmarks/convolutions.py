@@ -84,6 +84,7 @@ def row(shape, batch, rounds):
     import tensorflow as tf
 
     from ganspect.models import convolutions
+    from ganspect.models.convolution_forms import TO_IMAGES, TO_KERNEL, TO_SLOPES
 
     side, stride, padding, wide, inputs, outputs, narrow = shape
     wide, rng = tuple(wide), np.random.default_rng(0)
@@ -98,13 +99,13 @@ def row(shape, batch, rounds):
     }
     runs = {}
     for k in ["stock", *(["patches"] if stride == 2 else [])]:
-        graph = tf.function(lambda x, w, k=k: convolutions.TO_SLOPES[k](x, w, stride, padding))
+        graph = tf.function(lambda x, w, k=k: TO_SLOPES[k](x, w, stride, padding))
         runs["y", k] = lambda graph=graph: graph(x, w)
     for k in forms["x"]:
-        graph = tf.function(lambda g, w, k=k: convolutions.TO_IMAGES[k](g, w, wide, stride, padding))
+        graph = tf.function(lambda g, w, k=k: TO_IMAGES[k](g, w, wide, stride, padding))
         runs["x", k] = lambda graph=graph: graph(g, w)
     for k in forms["w"]:
-        graph = tf.function(lambda x, g, k=k: convolutions.TO_KERNEL[k](x, g, w.shape, stride, padding))
+        graph = tf.function(lambda x, g, k=k: TO_KERNEL[k](x, g, w.shape, stride, padding))
         runs["w", k] = lambda graph=graph: graph(x, g)
     times = least(runs, rounds)
     mine = dict(zip("xw", convolutions.chosen(g.shape, w.shape, wide, stride, padding), strict=True))

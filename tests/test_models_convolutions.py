@@ -10,7 +10,8 @@ import pytest
 from tiny_methods import TINY
 
 from ganspect.models import convolutions
-from ganspect.models.convolutions import TO_IMAGES, TO_KERNEL, TO_SLOPES, Convolution, widened
+from ganspect.models.convolution_forms import TO_IMAGES, TO_KERNEL, TO_SLOPES
+from ganspect.models.convolutions import Convolution, widened
 
 tf = pytest.importorskip("tensorflow")
 if keras.backend.backend() != "tensorflow":
