@@ -12,6 +12,7 @@ the adjusted one is below 0.05.
 """
 
 import math
+import os
 import warnings
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from scipy import stats
 from ganspect.evaluation import comparison, metrics
 from ganspect.reproduce import collect, gallery, plan, tables
 from ganspect.reproduce.scoring import ALL
+from ganspect.training.files import begins_with
 from ganspect.training.run import Run, write_csv
 
 SIGNIFICANT = 0.05
@@ -262,19 +264,25 @@ def write(papers, runs_a, runs_b, output, console):
 
     Returns:
         Number of rows.
+
+    Raises:
+        FileExistsError: a compare.csv there is something else.
     """
+    table = Path(output) / "compare.csv"
+    if os.path.lexists(table) and not begins_with(table, ",".join(COLUMNS[:9]).encode()):
+        raise FileExistsError(f"{table} is no comparison, nothing was written: move it, or give another --output")
     rows, missing = compare(papers, runs_a, runs_b)
     for line in missing:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if not rows:
         return 0
     blank = [{name: "" if value != value else value for name, value in row.items()} for row in rows]
-    write_csv(Path(output) / "compare.csv", blank, COLUMNS)
+    write_csv(table, blank, COLUMNS)
     console.print(_terminal(rows, runs_a, runs_b))
     tested = sum(row["verdict"] != "not tested" for row in rows)
     significant = sum(row["verdict"].endswith("better") for row in rows)
     text = f"{len(rows)} differences, {tested} tested, {significant} significant (adjusted p below {SIGNIFICANT:g})"
-    console.print(f"{text}; all of them: {Path(output) / 'compare.csv'}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{text}; all of them: {table}", markup=False, highlight=False, soft_wrap=True)
     return len(rows)
 
 

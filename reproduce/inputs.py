@@ -7,15 +7,18 @@ for each byte that cannot be decoded.
 
 import fnmatch
 import glob
+import itertools
 import os
+import re
 import stat
 from dataclasses import dataclass, field
-from itertools import count
 
 from ganspect.data.images import EXTENSIONS
+from ganspect.training.files import begins_with
 
 OWN_FOLDERS, OWN_FILES = ("heatmaps", "overlays", "maps"), ("contact_sheet", "predictions.csv")
 HEADER = b"path,score,calibrated_score,"  # of predictions.csv
+SHEET = re.compile(r"contact_sheet(?:_(\d+))?\.png")
 MAX_BYTES = 1 << 30  # a larger file is no image of a size that is decoded
 _LONGEST = 200  # bytes of an output name's part; file systems take 255
 
@@ -88,6 +91,33 @@ def find(paths, output):
             search.found.items.append(Item(path, error="no file matches"))
     search.name()
     return search.found
+
+
+def in_the_way(output, items, pictures=True, maps=False):
+    """A file of the user's own that results would replace; None where there is none.
+
+    Where predictions.csv is of an earlier command, so are the pictures beside it.
+
+    Args:
+        output: folder of results.
+        items: what `find` found.
+        pictures, maps: whether heat maps, overlays and contact sheets, and raw maps, will be written.
+
+    Returns:
+        Its path.
+    """
+    table = os.path.join(output, OWN_FILES[1])
+    if begins_with(table, HEADER):
+        return None
+    if os.path.lexists(table):
+        return table
+    places = {"heatmaps": (pictures, "png"), "overlays": (pictures, "png"), "maps": (maps, "npy")}
+    wanted = [(os.path.join(output, kind), ending) for kind, (asked, ending) in places.items() if asked]
+    wanted = [(folder, ending) for folder, ending in wanted if os.path.isdir(folder)]
+    names = (os.path.join(folder, f"{item.output}.{end}") for item in items if item.output for folder, end in wanted)
+    sheets = glob.glob(os.path.join(glob.escape(output), "contact_sheet*.png")) if pictures else []
+    sheets = [path for path in sheets if SHEET.fullmatch(os.path.basename(path))]
+    return next(filter(os.path.lexists, itertools.chain(sorted(sheets), names)), None)
 
 
 def expand(pattern):
@@ -207,11 +237,7 @@ def _holds_results(folder, entries):
     """Whether a folder holds what `ganspect predict` left there before."""
     if all(entry.name != OWN_FILES[1] for entry in entries):
         return False
-    try:
-        with open(os.path.join(folder, OWN_FILES[1]), "rb") as file:
-            return file.read(len(HEADER)) == HEADER
-    except OSError:
-        return False
+    return begins_with(os.path.join(folder, OWN_FILES[1]), HEADER)
 
 
 def _is_folder(entry):
@@ -243,7 +269,7 @@ class _Names:
     def claim(self, relative):
         parts = [printable(part) for part in relative.split(os.sep) if part not in ("", os.curdir, os.pardir)]
         stem = os.path.splitext(parts[-1])[0] or parts[-1]
-        for number in count(1):
+        for number in itertools.count(1):
             above = ([str(number)] if number > 1 else []) + parts[:-1]
             for last in (stem, parts[-1]):
                 name = "/".join(_shortened(part) for part in (*above, last))

@@ -7,7 +7,6 @@ can therefore be compared, within a run and between runs; values beyond the ends
 
 import heapq
 import math
-import re
 import threading
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ganspect.evaluation.plots import BLACK, BLUE, VERMILION, coloured, outlined
+from ganspect.reproduce.inputs import SHEET
 from ganspect.training.files import atomic_write
 
 PER_SHEET, MOST_SHEETS, COLUMNS, THUMBNAIL = 60, 20, 10, 160
@@ -175,7 +175,7 @@ class ContactSheets:
             name = f"contact_sheet_{i + 1}.png" if i else "contact_sheet.png"
             save_png(folder / name, _sheet(entries[i * PER_SHEET : (i + 1) * PER_SHEET]))
         for path in folder.glob("contact_sheet*.png"):
-            found = re.fullmatch(r"contact_sheet(?:_(\d+))?\.png", path.name)
+            found = SHEET.fullmatch(path.name)
             if found and int(found[1] or 1) > sheets:
                 path.unlink()
         return sheets

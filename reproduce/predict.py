@@ -17,7 +17,7 @@ def add_predict(commands):
         "predict",
         help="score images with an exported model",
         description="Score images with an exported model, from its folder alone. Writes predictions.csv, heat maps, "
-        "overlays and contact sheets; changes nothing else.",
+        "overlays and contact sheets, in place of those of an earlier predict; changes nothing else.",
         epilog="Exit codes: 0 everything was scored; 1 wrong usage, no model, or nothing could be scored; 2 some files "
         "failed (they are in predictions.csv and listed); 3 an image is anomalous, with --fail-on-anomaly.",
     )
@@ -55,7 +55,7 @@ def predict(options):
     """
     if problem := _problem(options):
         return _refuse(problem)
-    from ganspect.reproduce.inputs import find
+    from ganspect.reproduce.inputs import find, in_the_way
     from ganspect.reproduce.served import ModelError, Served
 
     try:
@@ -71,6 +71,8 @@ def predict(options):
         if not found.items:
             left = f": {found.left_out} other files there" if found.left_out else ""
             return _refuse(f"nothing to score{left}")
+        if mine := in_the_way(options.output, found.items, not options.no_images, options.save_maps):
+            return _refuse(f"{mine} is no result of predict, nothing was scored: move it, or give another --output")
         if any(not item.error for item in found.items):
             Path(options.output).mkdir(parents=True, exist_ok=True)
             model.load()
@@ -122,15 +124,17 @@ def _run(options, model, tiling, regions, found):
         model, output, regions, found.base, options.threshold, tiling, options.batch_size,
         images=not options.no_images, maps=options.save_maps,
     )  # fmt: skip
-    start = time.perf_counter()
+    table, start = output / "predictions.csv", time.perf_counter()
     try:
+        if not table.exists():
+            write_rows(table, [])  # after a kill the pictures are known as ours by it
         with warnings.catch_warnings(), _bar(len(found.items)) as done:
             warnings.simplefilter("ignore")  # Pillow's remarks on damaged files, from several threads
             try:
                 scorer.run(found.items, done)
             finally:
                 seconds = time.perf_counter() - start
-                write_rows(output / "predictions.csv", scorer.rows)
+                write_rows(table, scorer.rows)
             sheets = scorer.sheets.write(output) if not options.no_images else 0
     except OSError as error:
         return _refuse(f"results cannot be written: {error}")

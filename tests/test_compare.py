@@ -121,3 +121,11 @@ def test_the_command_writes_every_difference(folders, tmp_path, capsys):
     assert main(["report", "--compare", str(folders[0]), "nowhere"]) == 1
     assert comparison.delong([0, 1, 0, 1], [0.1, 0.9, 0.2, 0.8], [0.1, 0.9, 0.2, 0.8]).p_value == 1
     assert compare.write([cbigan], *folders, tmp_path, Console(quiet=True)) == len(rows)
+
+
+def test_a_compare_csv_that_is_something_else_stays(folders, tmp_path, capsys):
+    (tmp_path / "compare.csv").write_text("mine\n")
+    assert main(["report", "cbigan", "--compare", *map(str, folders), "--output", str(tmp_path)]) == 1
+    errors = capsys.readouterr().err
+    assert f"{tmp_path / 'compare.csv'} is no comparison" in errors and errors.count("\n") == 1
+    assert (tmp_path / "compare.csv").read_text() == "mine\n"

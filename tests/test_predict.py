@@ -18,7 +18,7 @@ from PIL import Image
 from served_models import FAILS, THRESHOLD
 
 from ganspect.evaluation.tiles import Tiling
-from ganspect.reproduce import inputs, pictures
+from ganspect.reproduce import inputs, pictures, score_files
 from ganspect.reproduce.ahead import Ahead, Behind
 from ganspect.reproduce.predict import add_predict
 
@@ -89,6 +89,57 @@ def test_pictures_of_an_earlier_run_are_named(local, tmp_path):
     assert again.returncode == 0 and "2 heat maps and overlays of images scored before are still there" in again.stdout
     done = predict(local, tmp_path / "in", "--output", "")
     assert done.returncode == 1 and "--output takes a folder" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("predictions.csv", ("--no-images",)),
+        ("heatmaps/a.png", ()),
+        ("overlays/a.png", ()),
+        ("maps/a.npy", ("--save-maps", "--no-images")),
+        ("contact_sheet.png", ()),
+        ("contact_sheet_2.png", ()),
+    ],
+)
+def test_files_of_the_user_are_never_replaced(local, tmp_path, name, more):
+    picture(tmp_path / "in" / "a.png")
+    mine = tmp_path / "out" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("path,score\nmine,1\n")
+    before = snapshot(tmp_path / "out")
+    done = predict(local, tmp_path / "in", "--output", tmp_path / "out", *more)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and snapshot(tmp_path / "out") == before
+    assert f"{mine} is no result of predict" in done.stderr and "another --output" in done.stderr
+    mine.rename(mine.with_name("kept"))
+    for _ in range(2):  # the second in place of the first
+        done = predict(local, tmp_path / "in", "--output", tmp_path / "out", *more)
+        assert done.returncode == 0, done.stderr
+    assert mine.with_name("kept").read_text() == "path,score\nmine,1\n"
+
+
+def test_what_would_not_be_replaced_is_no_hindrance(local, tmp_path):
+    picture(tmp_path / "in" / "a.png")
+    for name in ("heatmaps/b.png", "maps/a.npy", "contact_sheet_old.png", "notes.csv"):
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_text("mine")
+    before = snapshot(tmp_path / "out")
+    done = predict(local, tmp_path / "in", "--output", tmp_path / "out")
+    assert done.returncode == 0 and snapshot(tmp_path / "out").items() >= before.items(), done.stderr
+
+
+def test_after_a_kill_the_pictures_are_known_as_ours(local, tmp_path, monkeypatch):
+    """predictions.csv is written when all is done: a first one, of no rows, stands there from the beginning."""
+    picture(tmp_path / "in" / "a.png")
+    found = []
+    monkeypatch.setattr(pictures.ContactSheets, "write", lambda self, folder: found.append(rows_of(folder)) or 0)
+    real = score_files.FileScorer.run
+    monkeypatch.setattr(
+        score_files.FileScorer, "run", lambda self, *a: found.append(rows_of(self.output)) or real(self, *a)
+    )
+    assert predict(local, tmp_path / "in", "--output", tmp_path / "out").returncode == 0
+    assert [len(rows) for rows in found] == [0, 1]
+    assert inputs.in_the_way(tmp_path / "out", inputs.find([tmp_path / "in"], tmp_path / "out").items) is None
 
 
 def test_folder_to_rows_pictures_and_sheet(local, tmp_path):

@@ -67,6 +67,15 @@ def remove_leftovers(folder):
             path.unlink(missing_ok=True)
 
 
+def begins_with(path, content):
+    """Whether a file begins with these bytes; not where it is missing, a folder or cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(content)) == content
+    except OSError:
+        return False
+
+
 def write_json(path, content):
     """Writes `content` as indented JSON, atomically."""
     with atomic_write(path) as file:
