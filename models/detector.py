@@ -131,7 +131,10 @@ class Detector(keras.Model):
         return getattr(self.config, "image_size", 0) or None
 
     def export(self, path, calibration):
-        """Writes a SavedModel with everything that an answer needs inside: `models.export.export`."""
+        """Writes a SavedModel with everything that an answer needs inside: `models.export.export`.
+
+        `ganspect predict` wants the folder around it, which `reproduce.model_folder.export_model` writes.
+        """
         from ganspect.models.export import export
 
         return export(self, path, calibration)

@@ -3,17 +3,22 @@
 Only a folder that holds nothing else, but for copies that `models.convert` wrote, is ever replaced.
 """
 
+import dataclasses
 import re
 import shutil
 from pathlib import Path
 
+import keras
 import numpy as np
 
 from ganspect.evaluation import thresholds
 from ganspect.models import convert
 from ganspect.models.export import Calibration
 from ganspect.reproduce.model_card import card
+from ganspect.reproduce.own import OFFERS
+from ganspect.reproduce.scoring import examined
 from ganspect.training.files import Damaged, read_json, sync, write_json
+from ganspect.training.run import make_manifest
 
 UNFINISHED = re.compile(rf"\.({'|'.join(convert.FILES)})-")  # folders of conversions that were killed
 OURS = {"1", "metadata.json", "README.md", *convert.FILES}
@@ -92,6 +97,70 @@ def _not_ours(place):
         return "is not a model's folder and not empty"
     strangers = sorted(name for name in names - OURS if not UNFINISHED.match(name))
     return f"holds what is no model's ({', '.join(strangers[:3])})" if strangers else ""
+
+
+def export_model(place, detector, normals, trained_on, rate=0.05, fingerprint=None):
+    """Writes the model folder of a detector that was trained in Python, for `ganspect predict` and everything else.
+
+    Args:
+        place: path of the folder; a model there is replaced, anything else refused.
+        detector: trained `Detector`; it is calibrated here.
+        normals: normal images that it was not trained on, uint8 `[H, W, C]` each, for threshold and scale.
+        trained_on: number of images that it was trained on.
+        rate: of false alarms among images like `normals`, in (0, 1).
+        fingerprint: of the data (`CategoryArrays.fingerprint`), where known.
+
+    Returns:
+        All of metadata.json.
+
+    Raises:
+        NotExported: see `write`.
+        ValueError: no images, or scores of them that are not finite.
+    """
+    config, names = detector.config, [name for name, o in OFFERS.items() if type(detector) is o.method.build]
+    name = names[0] if names else type(detector).__name__
+    detector.calibrate(normals)
+    scores, peaks, _ = examined(detector, normals)
+    manifest = make_manifest(config.seed, fingerprint, None, keras.backend.backend())
+    metadata = {
+        "method": name,
+        "label": OFFERS[name].name if names else name,
+        "trained_on": trained_on,
+        "config": dataclasses.asdict(config),
+        **{key: manifest[key] for key in ORIGIN},
+        "evaluation": None,
+    }
+    return write(place, detector, from_rate(scores, peaks, rate, detector.fitted), metadata)
+
+
+def from_rate(scores, peaks, rate, fitted=False):
+    """What a model knows of held-out normal images where its threshold is that of a rate of false alarms.
+
+    Args:
+        scores: real `[n]`, of the images.
+        peaks: real `[n]`, the maxima of their maps.
+        rate: of false alarms, in (0, 1).
+        fitted: whether the scale of the scores was fitted to these images, which the words then say.
+
+    Returns:
+        dict as `write` takes it, with the uncertainty in words as "note".
+
+    Raises:
+        ValueError: no scores, scores that are not finite, a rate outside (0, 1).
+    """
+    found = thresholds.rate_threshold(scores, rate)
+    scaled = "; rates are approximate: the same images set the scale of the scores" if fitted else ""
+    return {
+        "threshold": found.value,
+        "median": float(np.median(scores)),
+        "pixel_threshold": thresholds.rate_threshold(peaks, rate).value,
+        "false_alarm_rate": rate,
+        "expected_rate": found.expected,
+        "rate_bound": found.bound,
+        "held_out": found.n,
+        "chosen_by": f"false-alarm rate {rate:g} on {found.n} normal images{scaled}",
+        "note": found.note + scaled,
+    }
 
 
 def from_normals(scores, peaks, cut, rate=0.05):

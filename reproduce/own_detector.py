@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ganspect.data import on_disk
 from ganspect.evaluation import metrics, plots, thresholds
 from ganspect.evaluation.regions import region_metrics
 from ganspect.evaluation.statistics import bootstrap_image_auroc
+from ganspect.reproduce import model_folder
 from ganspect.reproduce.own import OFFERS, OwnError
 from ganspect.reproduce.own_images import attends, held_out_images, labelled_images, named, normal_images
+from ganspect.reproduce.scoring import examined
 from ganspect.training.checkpoint import load_state, position_of, save_state
 from ganspect.training.files import read_json, write_json
 from ganspect.training.run import Run
@@ -113,20 +114,8 @@ def calibrate(folder, rate=0.05, normals=None, labelled=None, choice="f1", say=N
         raise OwnError(f"{normals or folder}: no normal images to calibrate with" + "".join(f"; {r}" for r in remarks))
     detector.calibrate(images)
     _announce(detector, images, say)
-    scores, peaks, _ = _examined(detector, images, regions)
-    found = thresholds.rate_threshold(scores, rate)
-    scaled = "; rates are approximate: the same images set the scale of the scores" if detector.fitted else ""
-    pixel = thresholds.rate_threshold(peaks, rate)
-    stored = {
-        "threshold": found.value,
-        "median": float(np.median(scores)),
-        "pixel_threshold": pixel.value,
-        "false_alarm_rate": rate,
-        "expected_rate": found.expected,
-        "rate_bound": found.bound,
-        "held_out": found.n,
-        "chosen_by": f"false-alarm rate {rate:g} on {found.n} normal images{scaled}",
-        "note": found.note + scaled,
+    scores, peaks, _ = examined(detector, images, regions)
+    stored = model_folder.from_rate(scores, peaks, rate, detector.fitted) | {
         "regions": regions is not None,
         "scores": [float(score) for score in scores],
         "normal_digests": digests,
@@ -144,7 +133,7 @@ def _labelled_threshold(detector, run, folder, choice, stored, remarks, say):
     normals, inside = stored["scores"], stored["regions"]
     arrays, digests = labelled_images(folder, detector, run, inside, remarks, stored["normal_digests"])
     _announce(detector, arrays.test, say)
-    scores, _, _ = _examined(detector, arrays.test, arrays.rois if inside else None)
+    scores, _, _ = examined(detector, arrays.test, arrays.rois if inside else None)
     if len(set(arrays.labels.tolist())) < 2:
         raise OwnError(f"{folder}: a threshold from labelled images needs normal and anomalous ones")
     best = metrics.f1_max if choice == "f1" else metrics.balanced_accuracy_oracle
@@ -185,7 +174,7 @@ def evaluate(folder, data, say=None):
     inside = bool(calibration["regions"])
     arrays, digests = labelled_images(data, detector, run, inside, remarks, calibration.get("normal_digests", ()))
     _announce(detector, arrays.test, say)
-    scores, _, maps = _examined(detector, arrays.test, arrays.rois if inside else None, maps=True)
+    scores, _, maps = examined(detector, arrays.test, arrays.rois if inside else None, maps=True)
     cut = calibration["threshold"]
     called = scores >= np.float32(cut)
     found = _counted(arrays, cut, called)
@@ -297,34 +286,6 @@ def _inside_regions(arrays, maps, scores, cut):
     return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}
 
 
-def _examined(detector, images, regions=None, maps=False):
-    """What a few images at a time give: memory stays bounded, whatever evidence the method keeps of an image.
-
-    Args:
-        images: uint8 `[H, W, C]` each.
-        regions: bool `[H, W]` or None each, where scores are taken inside.
-        maps: whether the maps are wanted too, on disk where they are many.
-
-    Returns:
-        Scores `[N]`, maxima of the maps `[N]`, and the maps `[H, W]` or nothing.
-    """
-    scores, peaks, kept, shelf = [], [], [], on_disk.Shelf()
-    for first in range(0, len(images), detector.at_once):
-        for i, found in enumerate(detector.evidences(images[first : first + detector.at_once]), first):
-            region = None if regions is None else regions[i]
-            scores.append(detector.score_from(found) if region is None else detector.score_inside(found, region))
-            heat = detector.map_from(found, _map_name(detector))
-            peaks.append(float(heat.max()))
-            if maps:
-                kept.append(shelf.put(np.asarray(heat)))
-    return np.array(scores), np.array(peaks), kept
-
-
-def _map_name(detector):
-    first = detector.score_names[0]
-    return first if detector.map_names is None or first in detector.map_names else detector.map_names[0]
-
-
 def export(folder, output=None):
     """Writes the model folder: the SavedModel as `1/`, metadata.json and README.md.
 
@@ -338,8 +299,6 @@ def export(folder, output=None):
     Raises:
         OwnError: see `stored_detector`; the method cannot be exported with its settings.
     """
-    from ganspect.reproduce import model_folder
-
     detector, run = stored_detector(folder, calibrated=True)
     calibration, evaluation = _calibration(run), read_json(run.path / "evaluation" / "metrics.json")
     if evaluation and evaluation.get("threshold") != calibration["threshold"]:

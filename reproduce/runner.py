@@ -470,8 +470,7 @@ def export(paper, detector, normal_evidence, run, channel, title):
     config, manifest, found, name = run.config, run.manifest, run.metrics, detector.score_names[0]
     method = paper.METHODS[config["method"]]
     scores = [detector.score_from(one) for one in normal_evidence]
-    map_name = name if detector.map_names is None or name in detector.map_names else detector.map_names[0]
-    peaks = [float(detector.map_from(one, map_name).max()) for one in normal_evidence]
+    peaks = [float(detector.map_from(one, scoring.map_name(detector)).max()) for one in normal_evidence]
     calibration = model_folder.from_normals(scores, peaks, thresholds.normal_quantile(scores))
     if config["protocol"] == "paper":  # no image was held out
         by = calibration["chosen_by"].replace("held-out normal images", "normal images that it was trained on")

@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 
+from ganspect.data import on_disk
 from ganspect.evaluation import metrics, regions, statistics, thresholds
 
 # at the best thresholds of the test set
@@ -60,6 +61,35 @@ def score_category(detector, arrays, normals, stride=None, report=None):
             report(len(evidence))
     evidence = [evidence[i] for i in np.argsort(order)]
     return evidence, of_normals, float(np.median(seconds))
+
+
+def examined(detector, images, regions=None, maps=False):
+    """What a few images at a time give: memory stays bounded, whatever evidence the method keeps of an image.
+
+    Args:
+        images: uint8 `[H, W, C]` each.
+        regions: bool `[H, W]` or None each, where scores are taken inside.
+        maps: whether the maps are wanted too, on disk where they are many.
+
+    Returns:
+        Scores `[N]`, maxima of the maps `[N]`, and the maps `[H, W]` or nothing.
+    """
+    scores, peaks, kept, shelf = [], [], [], on_disk.Shelf()
+    for first in range(0, len(images), detector.at_once):
+        for i, found in enumerate(detector.evidences(images[first : first + detector.at_once]), first):
+            region = None if regions is None else regions[i]
+            scores.append(detector.score_from(found) if region is None else detector.score_inside(found, region))
+            heat = detector.map_from(found, map_name(detector))
+            peaks.append(float(heat.max()))
+            if maps:
+                kept.append(shelf.put(np.asarray(heat)))
+    return np.array(scores), np.array(peaks), kept
+
+
+def map_name(detector):
+    """The name of the map that stands for the first score: its own, else the first that there is."""
+    first = detector.score_names[0]
+    return first if detector.map_names is None or first in detector.map_names else detector.map_names[0]
 
 
 def measure(

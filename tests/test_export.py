@@ -8,9 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
+from test_predict import predict, rows_of
 from tiny_methods import TINY
 
+from ganspect.evaluation.thresholds import rate_threshold
 from ganspect.models.export import ENDPOINTS, Calibration
+from ganspect.reproduce.model_folder import NotExported, export_model
 
 HERE = Path(__file__).parent
 QUICK = ("ganomaly",)
@@ -93,6 +97,28 @@ def test_a_saved_model_equals_its_method(name, textures, tmp_path):
     assert lower == takes_regions  # some image is most anomalous outside
 
 
+def test_predict_takes_what_python_exports(textures, tmp_path):
+    detector = TINY["ganomaly"].telling()
+    size, channels = detector.input_size, detector.config.channels
+    images = [np.repeat(image[:size, :size], channels, axis=-1) for image in textures]
+    (tmp_path / "in").mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "in" / f"{i}.png")
+    known = export_model(tmp_path / "model", detector, images[:2], trained_on=7, rate=0.4, fingerprint="of data")
+    assert (known["method"], known["label"], known["held_out"]) == ("ganomaly", "GANomaly", 2)
+    assert known["data_fingerprint"] == "of data" and known["config"]["width"] == detector.config.width
+    assert "trained on 7 normal images" in (tmp_path / "model" / "README.md").read_text()
+    done = predict(tmp_path / "model", tmp_path / "in", "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    scores = [detector.anomaly_score(image) for image in images]
+    np.testing.assert_allclose([float(row["score"]) for row in rows_of(tmp_path / "out")], scores, rtol=1e-4)
+    assert known["threshold"] == rate_threshold(scores[:2], 0.4).value
+    assert known["calibration"]["median"] == np.median(scores[:2])
+    (tmp_path / "model" / "mine.txt").write_text("keep")
+    with pytest.raises(NotExported, match=r"mine\.txt"):
+        export_model(tmp_path / "model", detector, images[:2], trained_on=7)
+
+
 def test_a_score_that_is_no_number_is_anomalous(textures, tmp_path):
     detector = calibrated("ganomaly", textures)
     detector.export(tmp_path / "model", Calibration(threshold=1.0, median=0.5))
@@ -129,8 +155,6 @@ def near(values, expected):
 
 def test_images_of_other_sizes_are_resized_as_files_are(textures, tmp_path):
     """Where the method sees squares: within a level or two of Pillow's resizing, whose weights are rounded."""
-    from PIL import Image
-
     from ganspect.data.images import to_array
 
     detector = calibrated("ganomaly", textures)
