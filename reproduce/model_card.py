@@ -38,12 +38,13 @@ def card(metadata):
     ]
     if "trained_for" in m:
         lines += [f"Trained for {m['trained_for']} by `{m['command']}`, commit {m['commit']}.", ""]
-    if "image_auroc" in found:
+    if found:
         lines += [
-            f"**Measured** on {found['normal']} normal and {found['anomalous']} anomalous images: image AUROC "
-            f"{found['image_auroc']:.3f} ({found['image_auroc_low']:.3f} to {found['image_auroc_high']:.3f}), "
+            f"**Measured** on {found['normal']} normal and {found['anomalous']} anomalous images: "
             f"false alarms: {found['false_alarms']}, anomalous images caught: {found['caught']}."
             + (f" {found['chose_threshold']} of them chose the threshold." if found.get("chose_threshold") else ""),
+            "",
+            *(f"- {line}" for line in [*measured(found), *_not_defined(found)]),
             "",
         ]
     else:
@@ -77,3 +78,35 @@ def card(metadata):
         "`1/` is the layout of TensorFlow Serving: `--model_base_path` is the folder of this file.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def measured(found):
+    """What was measured, in lines: images, thresholds, pixels, each where it is defined.
+
+    Args:
+        found: `{metric: value}`, None where it is not defined.
+    """
+
+    def of(text, name):
+        return [f"{text} {found[name]:.3f}"] if found.get(name) is not None else []
+
+    images = of("image AUROC", "image_auroc")
+    if images and found.get("image_auroc_low") is not None:
+        images[0] += f" (95 % interval {found['image_auroc_low']:.3f} to {found['image_auroc_high']:.3f})"
+    best = of("balanced accuracy", "image_balanced_accuracy_oracle") + of("accuracy", "image_accuracy_oracle")
+    best = ", ".join(best + of("F1", "image_f1_max"))
+    given = of("balanced accuracy at the threshold", "image_balanced_accuracy")
+    pixels = of("pixel AUROC", "pixel_auroc") + of("pixel AUPR", "pixel_aupr")
+    pixels += of("AUPRO up to a false positive rate of 0.30", "pixel_aupro_0.30")
+    pixels += of("F1 at the best threshold on these images", "pixel_f1_max")
+    lines = [", ".join(images + of("average precision", "image_ap"))]
+    lines += ["; ".join(given + ([f"best threshold on these images: {best}"] if best else [])), ", ".join(pixels)]
+    return [line for line in lines if line]
+
+
+def _not_defined(found):
+    """`not defined (reason): metrics`, a line a reason."""
+    by_reason = {}
+    for name, reason in found.get("undefined", {}).items():
+        by_reason.setdefault(reason, []).append(name)
+    return [f"not defined ({reason}): {', '.join(names)}" for reason, names in by_reason.items()]

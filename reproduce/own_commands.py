@@ -156,6 +156,7 @@ def evaluate(options):
 
     def work():
         from ganspect.reproduce import own_detector
+        from ganspect.reproduce.model_card import measured
 
         found = own_detector.evaluate(options.detector, options.data, _say)
         _remark(found)
@@ -163,13 +164,8 @@ def evaluate(options):
         print(f"{found['anomalous']} anomalous images, {found['caught']} called anomalous")
         for defect, text in found["caught_by_defect"].items():
             print(f"  {defect}: {text}")
-        if "image_auroc" in found:
-            low, high = found["image_auroc_low"], found["image_auroc_high"]
-            print(f"image AUROC {found['image_auroc']:.3f} (95 % interval {low:.3f} to {high:.3f})", end="")
-            print(f", average precision {found['image_ap']:.3f}")
-            print(f"balanced accuracy at the threshold {found['image_balanced_accuracy']:.3f}")
-        if "pixel_auroc" in found:
-            print(f"pixel AUROC {found['pixel_auroc']:.3f}, pixel AUPR {found['pixel_aupr']:.3f}")
+        for line in measured(found):
+            print(line)
         if "inside" in found:
             _inside(found["inside"])
         print(f"scores, metrics, histogram: {options.detector}/evaluation")

@@ -10,10 +10,9 @@ import numpy as np
 from ganspect.evaluation import metrics, plots, thresholds
 from ganspect.evaluation.regions import region_metrics
 from ganspect.evaluation.statistics import bootstrap_image_auroc
-from ganspect.reproduce import model_folder
+from ganspect.reproduce import model_folder, scoring
 from ganspect.reproduce.own import OFFERS, OwnError
 from ganspect.reproduce.own_images import attends, held_out_images, labelled_images, named, normal_images
-from ganspect.reproduce.scoring import examined
 from ganspect.training.checkpoint import load_state, position_of, save_state
 from ganspect.training.files import read_json, write_json
 from ganspect.training.run import Run
@@ -114,7 +113,7 @@ def calibrate(folder, rate=0.05, normals=None, labelled=None, choice="f1", say=N
         raise OwnError(f"{normals or folder}: no normal images to calibrate with" + "".join(f"; {r}" for r in remarks))
     detector.calibrate(images)
     _announce(detector, images, say)
-    scores, peaks, _ = examined(detector, images, regions)
+    scores, peaks, _ = scoring.examined(detector, images, regions)
     stored = model_folder.from_rate(scores, peaks, rate, detector.fitted) | {
         "regions": regions is not None,
         "scores": [float(score) for score in scores],
@@ -133,7 +132,7 @@ def _labelled_threshold(detector, run, folder, choice, stored, remarks, say):
     normals, inside = stored["scores"], stored["regions"]
     arrays, digests = labelled_images(folder, detector, run, inside, remarks, stored["normal_digests"])
     _announce(detector, arrays.test, say)
-    scores, _, _ = examined(detector, arrays.test, arrays.rois if inside else None)
+    scores, _, _ = scoring.examined(detector, arrays.test, arrays.rois if inside else None)
     if len(set(arrays.labels.tolist())) < 2:
         raise OwnError(f"{folder}: a threshold from labelled images needs normal and anomalous ones")
     best = metrics.f1_max if choice == "f1" else metrics.balanced_accuracy_oracle
@@ -162,7 +161,8 @@ def evaluate(folder, data, say=None):
         say: called with how many images will be scored and about how long it takes, where given.
 
     Returns:
-        `{metric: value}`, and "remarks": what was left out or passed over.
+        `{metric: value}`, None where it is not defined, with the reason in "undefined"; those named "oracle" or "max"
+        are at the threshold that is best on these images. "remarks": what was left out or passed over.
 
     Raises:
         OwnError: see `stored_detector`; there are no test images, or they have no regions of interest where the
@@ -174,7 +174,7 @@ def evaluate(folder, data, say=None):
     inside = bool(calibration["regions"])
     arrays, digests = labelled_images(data, detector, run, inside, remarks, calibration.get("normal_digests", ()))
     _announce(detector, arrays.test, say)
-    scores, _, maps = examined(detector, arrays.test, arrays.rois if inside else None, maps=True)
+    scores, _, maps = scoring.examined(detector, arrays.test, arrays.rois if inside else None, maps=True)
     cut = calibration["threshold"]
     called = scores >= np.float32(cut)
     found = _counted(arrays, cut, called)
@@ -210,13 +210,21 @@ def _counted(arrays, cut, called):
 
 
 def _measured(arrays, scores, maps, cut, remarks):
-    """Image metrics, and pixel metrics where every image has a mask; why there are none goes to `remarks`."""
-    labels, found = arrays.labels, {}
+    """Metrics of images and of pixels; what is not defined is None, with its reason under "undefined"."""
+    found, undefined = _of_images(arrays, scores, cut, remarks)
+    of_pixels, why = _of_pixels(arrays.masks, maps)
+    if why:
+        remarks.append(f"no pixel AUROC: {why}")
+    return found | of_pixels | {"undefined": undefined | (dict.fromkeys(of_pixels, why) if why else {})}
+
+
+def _of_images(arrays, scores, cut, remarks):
+    """`({metric: value}, {metric: why there is none})`; what makes them doubtful goes to `remarks`."""
+    labels, wanted = arrays.labels, scoring.image_metrics(cut)
     if reason := metrics.why_undefined(labels):
         remarks.append(f"no AUROC: {reason}")
-        return found
-    found["image_auroc"] = metrics.image_auroc(labels, scores)
-    found["image_auroc_low"], found["image_auroc_high"] = bootstrap_image_auroc(labels, scores)
+        names = (*wanted, "image_auroc_low", "image_auroc_high")
+        return dict.fromkeys(names), dict.fromkeys(names, reason)
     fewest = min(int(labels.sum()), int((labels == 0).sum()))
     if fewest < FEW:
         remarks.append(f"the AUROC's interval is too narrow: there are only {fewest} images of one kind")
@@ -227,16 +235,20 @@ def _measured(arrays, scores, maps, cut, remarks):
     ]
     if empty:
         remarks.append(f"masks of anomalous images are empty ({named(empty)})")
-    found["image_ap"] = metrics.image_ap(labels, scores)
-    found["image_balanced_accuracy"] = metrics.balanced_accuracy(labels, scores, cut)
-    if all(mask is not None for mask in arrays.masks):
-        if reason := metrics.why_undefined(arrays.masks, unit="pixel"):
-            remarks.append(f"no pixel AUROC: {reason}")
-        else:
-            found["pixel_auroc"], found["pixel_aupr"] = metrics.pixel_auroc_aupr(arrays.masks, maps)
-    else:
-        remarks.append("no pixel AUROC: there are no masks (ground_truth/<kind>/<stem>_mask.png)")
-    return found
+    found = {name: metric(labels, scores) for name, metric in wanted.items()}
+    low, high = bootstrap_image_auroc(labels, scores)
+    return found | {"image_auroc_low": low, "image_auroc_high": high}, {}
+
+
+def _of_pixels(masks, maps):
+    """`({metric: value}, why there is none)`: they take a mask of every image."""
+    missing = any(mask is None for mask in masks)
+    absent = "there are no masks (ground_truth/<kind>/<stem>_mask.png)"
+    if reason := absent if missing else metrics.why_undefined(masks, unit="pixel"):
+        return dict.fromkeys(("pixel_auroc", "pixel_aupr", "pixel_aupro_0.30", "pixel_f1_max")), reason
+    auroc, aupr = metrics.pixel_auroc_aupr(masks, maps)
+    aupro, (f1, _) = metrics.pixel_aupro(masks, maps), metrics.pixel_f1_max(masks, maps)
+    return {"pixel_auroc": auroc, "pixel_aupr": aupr, "pixel_aupro_0.30": aupro, "pixel_f1_max": f1}, ""
 
 
 def _caught(defects, called):

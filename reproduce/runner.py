@@ -499,7 +499,8 @@ def _evaluation(run, name, cut):
     called = {kind: [float(row[name]) >= cut for row in rows if int(row["label"]) == kind] for kind in (0, 1)}
     out = {"normal": len(called[0]), "anomalous": len(called[1])}
     out |= {"false_alarms": sum(called[0]), "caught": sum(called[1])}
-    wanted = ("image_auroc", "image_auroc_low", "image_auroc_high", "image_ap", "pixel_auroc", "pixel_aupr")
+    wanted = ("image_auroc", "image_auroc_low", "image_auroc_high", "image_ap", "image_balanced_accuracy")
+    wanted += ("pixel_auroc", "pixel_aupr", "pixel_aupro_0.30")
     return out | {metric: found[metric] for metric in wanted if found.get(metric) is not None}
 
 

@@ -193,7 +193,7 @@ def _drawn(whole, labels, scores, draws, cut):
         return dict(whole)
     out = {"images": normals + anomalies, "undefined": whole["undefined"]}
     out["interval"] = f"mean and middle 95 % of {times} draws of {normals} + {anomalies} test images"
-    for name, metric in _image_metrics(cut).items():
+    for name, metric in image_metrics(cut).items():
         if whole.get(name) is None:
             out |= {name: None} if name in whole else {}
             continue
@@ -227,7 +227,7 @@ def _add_regions(found, arrays, inside, maps, indices, cut, image_cut):
 
 def _add_intervals(found, labels, scores, cut, samples):
     """Bootstraps over test images of those metrics of images that are defined and have no interval yet."""
-    wanted = [n for n in _image_metrics(cut) if found.get(n) is not None and f"{n}_low" not in found]
+    wanted = [n for n in image_metrics(cut) if found.get(n) is not None and f"{n}_low" not in found]
     if wanted:
         ends = statistics.bootstrap_image_metrics(labels, scores, cut, samples)
         for name in wanted:
@@ -240,8 +240,8 @@ def _shared_intervals(known, found):
     return {name: known[name] for name in ends if name in known}
 
 
-def _image_metrics(cut):
-    """Every metric of images as a function of labels and scores."""
+def image_metrics(cut):
+    """`{metric: function of labels and scores}` of images; balanced accuracy at the threshold `cut`, others at none."""
     return {**DRAWN_METRICS, "image_balanced_accuracy": lambda y, s: metrics.balanced_accuracy(y, s, cut)}
 
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 from PIL import Image
 from test_reproduce_cli import inline
 
+from ganspect.evaluation import metrics
 from ganspect.evaluation.thresholds import rate_threshold
 from ganspect.models import convert, precision
 from ganspect.reproduce import own, own_commands, own_detector
@@ -93,6 +94,17 @@ def test_each_command_on_what_the_one_before_left(trained, tmp_path):
     assert done.returncode == 0 and "5 normal images" in done.stdout and "stripe: " in done.stdout, done.stderr
     with open(detector / "evaluation" / "scores.csv", newline="") as file:
         rows = list(csv.DictReader(file))
+    found = json.loads((detector / "evaluation" / "metrics.json").read_text())
+    labels, scores = np.array([int(r["label"]) for r in rows]), np.array([float(r["score"]) for r in rows])
+    assert found["image_f1_max"] == metrics.f1_max(labels, scores)[0]
+    assert found["image_accuracy_oracle"] == metrics.accuracy_oracle(labels, scores)[0]
+    assert found["image_balanced_accuracy_oracle"] == metrics.balanced_accuracy_oracle(labels, scores)[0]
+    rates = [np.mean((scores >= stored["threshold"]) == bool(kind), where=labels == kind) for kind in (0, 1)]
+    assert found["image_balanced_accuracy"] == pytest.approx(np.mean(rates))
+    text = f"balanced accuracy at the threshold {found['image_balanced_accuracy']:.3f}; best threshold on these images"
+    assert text in done.stdout and f"F1 {found['image_f1_max']:.3f}" in done.stdout
+    for name in ("pixel_auroc", "pixel_aupr", "pixel_aupro_0.30", "pixel_f1_max"):
+        assert found[name] is None and "there are no masks" in found["undefined"][name]
     assert [r["label"] for r in rows] == ["0"] * 5 + ["1"] * 4 and (detector / "evaluation" / "histogram.png").exists()
     done = inline("export", detector)
     assert done.returncode == 0 and "next: ganspect predict" in done.stdout, done.stderr
@@ -105,7 +117,9 @@ def test_each_command_on_what_the_one_before_left(trained, tmp_path):
         answer = loaded.signatures["serving_default"](images=tf.constant(image))
         assert float(answer["score"][0]) == pytest.approx(float(row["score"]), rel=0.05)  # resized inside
         assert answer["anomaly_map"].shape == (1, 40, 48)
-    assert f"{metadata['threshold']:.6g}" in (detector / "export" / "README.md").read_text()
+    card = (detector / "export" / "README.md").read_text()
+    assert f"{metadata['threshold']:.6g}" in card and text in card and "pixel_f1_max" in card
+    assert {*found} - {"data"} == {*metadata["evaluation"]}
     assert inline("export", detector).returncode == 0  # over the model before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
@@ -289,7 +303,12 @@ def test_missing_masks_and_folders_of_masks_are_no_silent_zeros(trained, tmp_pat
         Image.new("L", (48, 40), 0).save(tmp_path / "kinds" / "ground_truth" / "stripe" / f"{i:02d}.png")
     found = own_detector.evaluate(detector, tmp_path / "kinds")
     empty = "masks of anomalous images are empty (stripe/01.png, stripe/02.png, stripe/03.png)"
-    assert "pixel_auroc" in found and any(empty in text for text in found["remarks"]), found["remarks"]
+    assert any(empty in text for text in found["remarks"]), found["remarks"]
+    pixels = ("pixel_auroc", "pixel_aupr", "pixel_aupro_0.30", "pixel_f1_max")
+    assert all(0 <= found[name] <= 1 for name in pixels) and found["undefined"] == {}
+    shown = inline("evaluate", detector, "--data", tmp_path / "kinds").stdout
+    assert f"AUPRO up to a false positive rate of 0.30 {found['pixel_aupro_0.30']:.3f}" in shown
+    assert f"F1 at the best threshold on these images {found['pixel_f1_max']:.3f}" in shown
     with pytest.raises(own.OwnError, match="no such folder"):
         own_detector.evaluate(detector, tmp_path / "nowhere")
 
@@ -371,6 +390,9 @@ def test_of_one_class_the_reason_is_said(trained, tmp_path):
     shutil.copytree(root / "test" / "OK", tmp_path / "one" / "ok")
     done = inline("evaluate", detector, "--data", tmp_path / "one")
     assert done.returncode == 0 and "no AUROC: only normal images" in done.stdout, done.stderr
+    found = json.loads((detector / "evaluation" / "metrics.json").read_text())
+    for name in ("image_auroc", "image_ap", "image_f1_max", "image_accuracy_oracle", "image_balanced_accuracy"):
+        assert found[name] is None and "only normal images" in found["undefined"][name]
 
 
 def test_two_processes_do_not_train_in_one_folder(folders, tmp_path):

@@ -50,7 +50,7 @@ def test_thresholds_chosen_on_the_made_set_are_of_the_paper_protocol_alone(measu
 def test_every_metric_of_images_has_an_interval(measured):
     _, _, (found, _, _) = measured
     for protocol, metrics in found.items():
-        for name in scoring._image_metrics(0.0):
+        for name in scoring.image_metrics(0.0):
             if metrics[NAME].get(name) is not None:
                 low, high = (metrics[NAME][f"{name}_{end}"] for end in ("low", "high"))
                 assert low <= metrics[NAME][name] <= high or "oracle" in name or "f1" in name, (protocol, name)

@@ -50,7 +50,7 @@ def table():
             continue
         known = json.loads((place / "metadata.json").read_text(encoding="utf-8"))
         found = known["evaluation"]
-        pixels = f"{found['pixel_auroc']:.3f}" if "pixel_auroc" in found else ""
+        pixels = f"{found['pixel_auroc']:.3f}" if found.get("pixel_auroc") is not None else ""
         size = sum(path.stat().st_size for path in place.rglob("*") if path.is_file()) / 1e6
         lines.append(
             f"| [{known['label']}]({method}) | {category} | {found['image_auroc']:.3f} | {pixels} "
