@@ -262,6 +262,22 @@ def departures(method, subject, config):
     return model, schedule, losses, scores, noise
 
 
+def departure_texts(method, config, subject=None):
+    """All departures of a config from the method's paper, one text each.
+
+    Args:
+        method: `Method`.
+        config: dict of config fields.
+        subject: `Subject`; None for data of no table, where the config's defaults alone are the paper's.
+    """
+    if subject is None:
+        method, subject = dataclasses.replace(method, settings={}), Subject("", "", (), config["channels"])
+    model, schedule, losses, scores, noise = departures(method, subject, config)
+    named, variant = {"other noise": noise, "other scoring": scores}, method.variant_of(config)
+    unnamed = [variant] if variant and not named.get(variant) else []
+    return [*model, *schedule, *losses, *scores, *noise, *unnamed]
+
+
 def _known(what, asked, available):
     unknown = [name for name in asked or () if name not in available]
     if unknown:

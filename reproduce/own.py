@@ -25,7 +25,8 @@ from ganspect.models.fcbigan import least_side
 from ganspect.models.precision import FULL, remark
 from ganspect.reproduce import anogan_ganomaly, cbigan, fcbigan, grdnet, runner
 from ganspect.reproduce.baselines import QUICK_FANOGAN
-from ganspect.reproduce.cells import parse_settings
+from ganspect.reproduce.cells import departure_texts, parse_settings
+from ganspect.reproduce.plan import room_of
 from ganspect.training.callbacks import Diverged
 from ganspect.training.checkpoint import position_of
 from ganspect.training.files import write_json
@@ -156,23 +157,28 @@ class Plan:
     digests: dict
     remarks: str = ""
 
-    def text(self):
-        """The choices in words."""
-        c, shown = self.config, ("image_size", "patch_size", "width", "batch_size", "epochs", "map_stride")
+    def text(self, folder="."):
+        """The choices in words, with what they cost where checkpoints are written to `folder`."""
+        offer, c = OFFERS[self.name], self.config
+        shown = ("image_size", "patch_size", "width", "batch_size", "epochs", "map_stride")
         values = ", ".join(f"{name} {getattr(c, name)}" for name in shown if getattr(c, name, 0))
         color = "gray" if c.channels == 1 else "RGB"
-        seen = OFFERS[self.name].method.attends and self.arrays.train_rois
+        seen = offer.method.attends and self.arrays.train_rois
         rois = ", with regions of interest" if seen else ""
         repeated = len(self.arrays.train) - len(self.kept) - len(self.held_out)
         left = [f"{repeated} images that repeat a held-out one byte for byte are left out"] if repeated else []
         minutes = max(1, round(self.minutes))
+        changes = "; ".join(departure_texts(offer.method, vars(c)))
+        checkpoints = 2 + bool(getattr(c, "early_stopping", False))  # the last, that of `calibrate`, the best
         return "\n".join(
             [
                 *([self.remarks] if self.remarks else []),
                 *left,
                 f"{len(self.kept)} images to train on, {len(self.held_out)} held out for the threshold; {color}{rois}",
-                f"{self.name} ({OFFERS[self.name].why}): {values}; --set FIELD=VALUE changes them",
+                f"{self.name} ({offer.why}): {values}; --set FIELD=VALUE changes them",
+                f"other than in the method's paper: {changes}" if changes else "all settings are those of its paper",
                 f"about {minutes} minute{'s' * (minutes != 1)} on two cores",
+                room_of(offer.paper, offer.key, c, checkpoints, folder),
             ]
         )
 

@@ -33,7 +33,9 @@ def add_own(commands):
     add_precision(command)
     command.add_argument("--force", action="store_true", help="train anew; the old detector is set aside")
     command.add_argument(
-        "--plan", action="store_true", help="say what would be trained and how long it takes, and stop"
+        "--plan",
+        action="store_true",
+        help="say what would be trained, how it departs from the paper, what it takes, and stop",
     )
     _threads(command).set_defaults(run=train)
     command = commands.add_parser("calibrate", help="find a detector's threshold from held-out normal images")
@@ -119,7 +121,7 @@ def train(options):
         options.devices.scope()  # virtual ones have to be made before a plan's textures start TensorFlow
         settings = [*options.set, *([f"epochs={options.epochs}"] if options.epochs is not None else [])]
         chosen = own.plan(options.method, options.data, settings, options.seed, options.held_out)
-        print(chosen.text(), flush=True)
+        print(chosen.text(options.output), flush=True)
         if options.plan:
             return DONE
         with TrainingDisplay(Console()) as channel:
@@ -192,7 +194,7 @@ def export(options):
     def work():
         from ganspect.reproduce import own_detector
 
-        place, metadata = own_detector.export(options.detector, options.output)
+        place, metadata = own_detector.export(options.detector, options.output, _say)
         print(f"model: {place} ({', '.join(metadata['endpoints'])})")
         if not metadata["evaluation"] and own_detector.was_evaluated(options.detector):
             print("the stored evaluation is of another threshold and not in the model: evaluate again, then export")

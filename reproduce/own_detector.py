@@ -18,6 +18,7 @@ from ganspect.training.files import read_json, write_json
 from ganspect.training.run import Run
 
 CHOICES = ("f1", "youden")
+GRAPH = 1.5  # MB of a SavedModel without its weights, at most, by examples/zoo
 FEW = 10  # images of a kind, below which a bootstrap says nothing of what others would give
 
 
@@ -298,12 +299,13 @@ def _inside_regions(arrays, maps, scores, cut):
     return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}
 
 
-def export(folder, output=None):
+def export(folder, output=None, say=None):
     """Writes the model folder: the SavedModel as `1/`, metadata.json and README.md.
 
     Args:
         folder: the detector's.
         output: the model's; `<folder>/export` by default.
+        say: called with how large the model will be, where given.
 
     Returns:
         `(path of the model folder, metadata)`.
@@ -318,6 +320,10 @@ def export(folder, output=None):
     if evaluation:
         evaluation.pop("data", None)  # where the images lie here is nobody's business elsewhere
     place, manifest, name = Path(output or run.path / "export"), run.manifest, run.config["method"]
+    parameters = sum(math.prod(v.shape) for v in detector.weights)
+    if say is not None:
+        most = 4 * parameters / 1e6 + GRAPH
+        say(f"exports {parameters / 1e6:.2g} million parameters: a model of at most about {most:.0f} MB")
     try:
         return place, model_folder.write(
             place,

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 from ganspect.data import samples, synthetic
-from ganspect.reproduce.cells import Cell, Profile, expand
+from ganspect.reproduce.cells import Cell, Profile, Subject, expand
 from ganspect.training.run import Run
 
 SYNTHETIC_SIZE = 128
+SIZES = ("width", "image_size", "patch_size", "batch_size")  # settings that memory depends on
 
 
 def find_data(data_root, runs):
@@ -150,11 +151,33 @@ def describe(chosen, profile, found, runs, jobs=1):
             lines.append(f"  not chosen, at hand: {', '.join(others)} (--categories)")
     cores = len(os.sched_getaffinity(0))
     side = f", {jobs} cells at once" if jobs > 1 else ""
-    lines.append(
-        f"  {_about(minutes / jobs)} (here: {cores} cores{side}), {disk:.0f} MB of checkpoints "
-        f"({_free(runs) / 1e9:.0f} GB free), about {sum(sorted(memory)[-jobs:]):.1f} GB of memory"
-    )
+    room = _room(disk, runs, sum(sorted(memory)[-jobs:]))
+    lines.append(f"  {_about(minutes / jobs)} (here: {cores} cores{side}), {room}")
     return "\n".join(lines)
+
+
+def _room(megabytes, folder, gigabytes):
+    """Disk and memory in words."""
+    free = _free(folder) / 1e9
+    return f"{megabytes:.0f} MB of checkpoints ({free:.0f} GB free), about {gigabytes:.1f} GB of memory"
+
+
+def room_of(paper, name, config, checkpoints, folder):
+    """Disk and memory, in words, of a training on data of no table; memory as the method's `quick` profile takes it.
+
+    Args:
+        paper: the script that has the method.
+        name: of the method there.
+        config: its settings.
+        checkpoints: how many files of its state are kept.
+        folder: where they are written.
+    """
+    method, profile = paper.METHODS[name], paper.PROFILES["quick"][name]
+    subject, given = Subject("", "", (), config.channels), dataclasses.asdict(config)
+    settings, measured = _settings(paper, Cell(paper.NAME, name, subject, config.seed, profile, given))
+    unlike = [f"{field} {measured[field]}" for field in SIZES if settings.get(field) != measured.get(field)]
+    text = _room(checkpoints * method.of(paper, "checkpoint_megabytes")(config), folder, profile.gigabytes)
+    return text + (f" (measured with {', '.join(unlike)})" if unlike else "")
 
 
 def _at_hand_besides(paper, cells, found):

@@ -16,7 +16,9 @@ from test_reproduce_cli import inline
 from ganspect.evaluation import metrics
 from ganspect.evaluation.thresholds import rate_threshold
 from ganspect.models import convert, precision
+from ganspect.models.ganomaly import GANomalyConfig
 from ganspect.reproduce import own, own_commands, own_detector
+from ganspect.reproduce.cells import departure_texts
 from ganspect.reproduce.own_commands import METHODS
 from ganspect.training.locks import Lock
 
@@ -51,6 +53,10 @@ def trained(folders):
 def test_training_says_what_it_chose_and_the_next_command(trained):
     root, done = trained
     assert "16 images to train on, 8 held out for the threshold; gray" in done.stdout
+    text = "other than in the method's paper: image_size 32; width 4; latent_size 6; batch_size 4; steps_per_epoch 2"
+    assert text in done.stdout
+    measured = r"MB of checkpoints \(\d+ GB free\), about 1.5 GB of memory \(measured with width 64, image_size 64, "
+    assert re.search(r"\d+ " + measured + r"batch_size 64\)", done.stdout)
     assert "image_size 32" in done.stdout and re.search(r"about \d+ minutes? on two cores", done.stdout)
     assert f"next: ganspect calibrate {root / 'det'}" in done.stdout
     data = json.loads((root / "det" / "data.json").read_text())
@@ -108,6 +114,9 @@ def test_each_command_on_what_the_one_before_left(trained, tmp_path):
     assert [r["label"] for r in rows] == ["0"] * 5 + ["1"] * 4 and (detector / "evaluation" / "histogram.png").exists()
     done = inline("export", detector)
     assert done.returncode == 0 and "next: ganspect predict" in done.stdout, done.stderr
+    told = re.search(r"exports \S+ million parameters: a model of at most about (\d+) MB", done.stdout)
+    size = sum(path.stat().st_size for path in (detector / "export" / "1").rglob("*") if path.is_file())
+    assert told and 0 < size / 1e6 < int(told[1]) + 0.5
     metadata = json.loads((detector / "export" / "metadata.json").read_text())
     assert metadata["threshold"] == stored["threshold"] and metadata["evaluation"]["anomalous"] == 4
     assert str(root) not in (detector / "export" / "metadata.json").read_text()
@@ -215,6 +224,25 @@ def test_settings_are_chosen_for_every_method_and_size(method, count, size):
     fixed = offer.method.settings if isinstance(offer.method.settings, dict) else {}
     config = offer.method.config(**{**offer.settings(count, size), **fixed, "channels": 3})
     assert 0 < own.estimate(offer, config, count) < 240
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("grdnet", {"noise gray", "statistics_batches 12", "width 16", "epochs 25"}),
+        ("fcbigan", {"latent_overlap mean", "reconstruction_weight 10.0", "map_stride 4"}),
+        ("cbigan", {"alpha 0.001", "image_size 64"}),
+        ("draem", {"other noise", "width 16"}),
+        ("ganomaly", {"epochs 600"}),
+    ],
+)
+def test_departures_from_the_paper_are_named(method, settings):
+    offer = own.OFFERS[method]
+    config = offer.method.config(**{**offer.settings(100, (256, 256)), "channels": 3})
+    found = departure_texts(offer.method, vars(config))
+    assert settings <= {*found} and len(found) == len({*found}), found
+    assert "channels 3" not in found and not [text for text in found if text.startswith("seed")]
+    assert departure_texts(own.OFFERS["ganomaly"].method, vars(GANomalyConfig())) == []
 
 
 def test_a_threshold_keeps_its_rate():
