@@ -1,5 +1,8 @@
 """README.md beside an exported model: what it is, how it was made, how to call it."""
 
+from importlib.resources import files
+
+CARDS = {"alpha": "cbigan", "bigan": "cbigan", "autoencoder": "cbigan", "residual": "grdnet", "vanilla": "grdnet"}
 SAMPLE = """\
 import numpy as np
 import tensorflow as tf
@@ -11,6 +14,21 @@ answer = model.signatures["serving_default"](images=tf.constant(image[None]))
 print(float(answer["score"][0]), "anomalous" if int(answer["label"][0]) else "normal")
 heat = answer["anomaly_map"][0].numpy()  # [H, W], higher = more anomalous
 """
+
+
+def card_of(method):
+    """The name of a method's card: its variants share one."""
+    first = method.replace("f-anogan", "fanogan").split("-")[0]
+    return CARDS.get(first, first)
+
+
+def citation(name):
+    """Authors, title, place and year of a method's paper, as its card begins; empty where there is no such card."""
+    source = files("ganspect.cards") / f"{name}.md"
+    if not source.is_file():
+        return ""
+    paragraph = source.read_text(encoding="utf-8").split("\n\n")[1]
+    return " ".join(paragraph.split()).partition(" Code:")[0]
 
 
 def card(metadata):
@@ -36,6 +54,7 @@ def card(metadata):
         else "How many false alarms to expect is not known: no image was held out.",
         "",
     ]
+    lines += _origin(m)
     if "trained_for" in m:
         lines += [f"Trained for {m['trained_for']} by `{m['command']}`, commit {m['commit']}.", ""]
     if found:
@@ -78,6 +97,21 @@ def card(metadata):
         "`1/` is the layout of TensorFlow Serving: `--model_base_path` is the folder of this file.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _origin(m):
+    """The method's paper, its card in the project and what the settings depart in."""
+    name = card_of(m["method"])
+    if not (paper := citation(name)):
+        return []
+    lines = [
+        f"**Method:** {paper}",
+        f"Where it departs, and results beside the printed ones: `docs/methods/{name}.md` of ganspect.",
+    ]
+    if "departures" in m:
+        changes = "; ".join(m["departures"])
+        lines += [f"**Settings** other than the paper's: {changes}." if changes else "**Settings** are the paper's."]
+    return [*lines, ""]
 
 
 def measured(found):

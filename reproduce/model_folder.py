@@ -14,6 +14,7 @@ import numpy as np
 from ganspect.evaluation import thresholds
 from ganspect.models import convert
 from ganspect.models.export import Calibration
+from ganspect.reproduce.cells import departure_texts
 from ganspect.reproduce.model_card import card
 from ganspect.reproduce.own import OFFERS
 from ganspect.reproduce.scoring import examined
@@ -36,7 +37,8 @@ def write(place, detector, calibration, metadata):
         place: path of the folder.
         detector: trained and calibrated `Detector`.
         calibration: what `from_normals` returns, or a dict with the same keys.
-        metadata: what metadata.json says besides; `label`, `trained_on`, `evaluation` and others go to the card.
+        metadata: what metadata.json says besides; `method`, `label`, `trained_on`, `departures` (as of
+            `cells.departure_texts`, where known), `evaluation` and others go to the card.
 
     Returns:
         All of metadata.json.
@@ -127,6 +129,7 @@ def export_model(place, detector, normals, trained_on, rate=0.05, fingerprint=No
         "label": OFFERS[name].name if names else name,
         "trained_on": trained_on,
         "config": dataclasses.asdict(config),
+        **({"departures": departure_texts(OFFERS[name].method, vars(config))} if names else {}),
         **{key: manifest[key] for key in ORIGIN},
         "evaluation": None,
     }

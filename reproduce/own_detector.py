@@ -11,6 +11,7 @@ from ganspect.evaluation import metrics, plots, thresholds
 from ganspect.evaluation.regions import region_metrics
 from ganspect.evaluation.statistics import bootstrap_image_auroc
 from ganspect.reproduce import model_folder, scoring
+from ganspect.reproduce.cells import departure_texts
 from ganspect.reproduce.own import OFFERS, OwnError
 from ganspect.reproduce.own_images import attends, held_out_images, labelled_images, named, normal_images
 from ganspect.training.checkpoint import load_state, position_of, save_state
@@ -335,6 +336,7 @@ def export(folder, output=None, say=None):
                 "regions": bool(attends(detector) and calibration.get("regions")),
                 "trained_on": len(read_json(run.path / "data.json")["train"]),
                 "config": {k: v for k, v in run.config.items() if k not in ("method", "data", "held_out")},
+                "departures": departure_texts(OFFERS[name].method, vars(detector.config)),
                 **{key: manifest[key] for key in model_folder.ORIGIN},
                 "evaluation": evaluation,
             },

@@ -16,6 +16,7 @@ from markdown_it import MarkdownIt
 from ganspect.evaluation import health, plots
 from ganspect.evaluation.vector import as_svg, page_colours
 from ganspect.reproduce import collect, committed, compare, figures, formats, tables
+from ganspect.reproduce.model_card import card_of
 from ganspect.reproduce.scoring import ALL
 from ganspect.training.files import read_json
 from ganspect.training.run import Run
@@ -24,7 +25,6 @@ MEGABYTES = 9.5  # of a page
 DRAWN = ("training", "histogram_")  # pictures that the page has as SVG, or as histograms by defect
 ORDER = ("panel", "maps", "corruption", "pairs", "generated", "histogram")
 GALLERY_SHARE = 0.6  # of the room for pictures
-CARDS = {"alpha": "cbigan", "bigan": "cbigan", "autoencoder": "cbigan", "residual": "grdnet", "vanilla": "grdnet"}
 
 
 def environment():
@@ -262,12 +262,6 @@ def cards(methods):
         renderer = MarkdownIt("commonmark", {"html": False}).enable("table")
         out[name] = renderer.render(_plain(source.read_text(encoding="utf-8")))
     return [{"name": name, "html": html} for name, html in sorted(out.items())]
-
-
-def card_of(method):
-    """The name of a method's card: its variants share one."""
-    first = method.replace("f-anogan", "fanogan").split("-")[0]
-    return CARDS.get(first, first)
 
 
 def _plain(markdown):

@@ -14,6 +14,7 @@ from ganspect.data.patches import at_hand, stack_images
 from ganspect.evaluation import health, thresholds
 from ganspect.models.precision import FULL, remark
 from ganspect.reproduce import figures, gallery, milestones, scoring, shared
+from ganspect.reproduce.cells import departure_texts
 from ganspect.reproduce.collect import METRICS
 from ganspect.training import callbacks as training_callbacks
 from ganspect.training.checkpoint import Position, load_state, position_of
@@ -468,7 +469,8 @@ def export(paper, detector, normal_evidence, run, channel, title):
     from ganspect.reproduce import model_folder
 
     config, manifest, found, name = run.config, run.manifest, run.metrics, detector.score_names[0]
-    method = paper.METHODS[config["method"]]
+    method, place = paper.METHODS[config["method"]], (config["dataset"], config["category"])
+    subject = next(s for s in (*paper.SUBJECTS, *paper.SYNTHETIC) if (s.dataset, s.category) == place)
     scores = [detector.score_from(one) for one in normal_evidence]
     peaks = [float(detector.map_from(one, scoring.map_name(detector)).max()) for one in normal_evidence]
     calibration = model_folder.from_normals(scores, peaks, thresholds.normal_quantile(scores))
@@ -481,6 +483,7 @@ def export(paper, detector, normal_evidence, run, channel, title):
         "trained_on": found["train_images"],
         "trained_for": f"{paper.NAME}, {config['dataset']}/{config['category']}",
         "config": {f.name: config[f.name] for f in dataclasses.fields(method.config)},
+        "departures": departure_texts(method, config, subject),
         **{key: manifest[key] for key in model_folder.ORIGIN},
         "command": manifest["command"],
         "evaluation": _evaluation(run, name, calibration["threshold"]),

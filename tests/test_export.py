@@ -107,7 +107,9 @@ def test_predict_takes_what_python_exports(textures, tmp_path):
     known = export_model(tmp_path / "model", detector, images[:2], trained_on=7, rate=0.4, fingerprint="of data")
     assert (known["method"], known["label"], known["held_out"]) == ("ganomaly", "GANomaly", 2)
     assert known["data_fingerprint"] == "of data" and known["config"]["width"] == detector.config.width
-    assert "trained on 7 normal images" in (tmp_path / "model" / "README.md").read_text()
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "trained on 7 normal images" in card and "other than the paper's: " in card and "docs/methods/" in card
+    assert f"width {detector.config.width}" in known["departures"]
     done = predict(tmp_path / "model", tmp_path / "in", "--output", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     scores = [detector.anomaly_score(image) for image in images]

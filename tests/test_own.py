@@ -19,6 +19,7 @@ from ganspect.models import convert, precision
 from ganspect.models.ganomaly import GANomalyConfig
 from ganspect.reproduce import own, own_commands, own_detector
 from ganspect.reproduce.cells import departure_texts
+from ganspect.reproduce.model_card import card_of, citation
 from ganspect.reproduce.own_commands import METHODS
 from ganspect.training.locks import Lock
 
@@ -129,6 +130,8 @@ def test_each_command_on_what_the_one_before_left(trained, tmp_path):
     card = (detector / "export" / "README.md").read_text()
     assert f"{metadata['threshold']:.6g}" in card and text in card and "pixel_f1_max" in card
     assert {*found} - {"data"} == {*metadata["evaluation"]}
+    assert "`docs/methods/ganomaly.md` of ganspect" in card and "ACCV 2018 (arXiv 1805.06725)" in card
+    assert f"other than the paper's: {'; '.join(metadata['departures'])}." in card and "width 4" in card
     assert inline("export", detector).returncode == 0  # over the model before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
@@ -243,6 +246,14 @@ def test_departures_from_the_paper_are_named(method, settings):
     assert settings <= {*found} and len(found) == len({*found}), found
     assert "channels 3" not in found and not [text for text in found if text.startswith("seed")]
     assert departure_texts(own.OFFERS["ganomaly"].method, vars(GANomalyConfig())) == []
+
+
+def test_every_paper_is_cited_from_its_card():
+    for method in METHODS:
+        text = citation(card_of(method))
+        assert re.search(r"\*[^*]{30,}\*", text) and re.search(r"\b20[12]\d\b", text), (method, text)
+        assert text.endswith(".") and "Code" not in text and "\n" not in text
+    assert card_of("grdnet-case-2") == card_of("residual-ae") == "grdnet" and citation("mine") == ""
 
 
 def test_a_threshold_keeps_its_rate():

@@ -272,7 +272,9 @@ def test_a_run_leaves_the_model_that_scored(finished):
     assert metadata["threshold"] == metrics["image_thresholds"]["max"]["value"]
     assert metadata["evaluation"]["image_auroc"] == metrics["protocols"]["clean"]["max"]["image_auroc"]
     assert metadata["held_out"] == 1 and metadata["rate_bound"] > 0.5  # one image says little
-    assert metadata["command"] in (folder / "export" / "README.md").read_text()
+    card = (folder / "export" / "README.md").read_text()
+    assert metadata["command"] in card and "`docs/methods/fcbigan.md`" in card and "MSc thesis" in card
+    assert "width 4" in metadata["departures"] and "; ".join(metadata["departures"]) in card
     model = tf.saved_model.load(str(folder / "export" / "1"))
     with open(folder / "scores_6.csv", newline="") as file:
         rows = list(csv.DictReader(file))
