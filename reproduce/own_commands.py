@@ -63,8 +63,8 @@ def _threads(command):
     return command
 
 
-def _guarded(threads, work):
-    """Runs a command; what the user can mend is one line on standard error."""
+def _guarded(threads, work, stopped="interrupted: give the same command again"):
+    """Runs a command; what the user can mend, and that a signal came, is one line on standard error."""
     from ganspect.reproduce.cli import quiet_backend, set_threads
 
     set_threads(threads)
@@ -74,16 +74,18 @@ def _guarded(threads, work):
     from ganspect.training.callbacks import Diverged
     from ganspect.training.checkpoint import CheckpointError
     from ganspect.training.devices import NoDevices
+    from ganspect.training.grid import stoppable
     from ganspect.training.run import ConfigMismatch
 
     known = (DataError, OwnError, ConfigMismatch, Diverged, NoDevices, CheckpointError, Damaged, OSError)
     try:
-        return work()
+        with stoppable():
+            return work()
     except known as error:
         print(f"ganspect: {error}", file=sys.stderr)
         return UNUSABLE
     except KeyboardInterrupt:
-        print("interrupted: the same command continues where it stopped", file=sys.stderr)
+        print(stopped, file=sys.stderr)
         return INTERRUPTED
 
 
@@ -130,7 +132,7 @@ def train(options):
         _next("calibrate", options.output)
         return DONE
 
-    return _guarded(options.threads, work)
+    return _guarded(options.threads, work, "interrupted: the same command continues where it stopped")
 
 
 def calibrate(options):

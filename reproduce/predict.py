@@ -7,7 +7,7 @@ import time
 import warnings
 from pathlib import Path
 
-DONE, UNUSABLE, SOME_FAILED, ANOMALY = 0, 1, 2, 3
+DONE, UNUSABLE, SOME_FAILED, ANOMALY, INTERRUPTED = 0, 1, 2, 3, 130
 _NAMED = 20  # files that failed and are listed
 
 
@@ -19,7 +19,8 @@ def add_predict(commands):
         description="Score images with an exported model, from its folder alone. Writes predictions.csv, heat maps, "
         "overlays and contact sheets, in place of those of an earlier predict; changes nothing else.",
         epilog="Exit codes: 0 everything was scored; 1 wrong usage, no model, or nothing could be scored; 2 some files "
-        "failed (they are in predictions.csv and listed); 3 an image is anomalous, with --fail-on-anomaly.",
+        "failed (they are in predictions.csv and listed); 3 an image is anomalous, with --fail-on-anomaly; 130 "
+        "interrupted (what was scored so far is in predictions.csv).",
     )
     command.add_argument("model", metavar="MODEL", help="folder of `ganspect export`, or the folder 1 in it")
     command.add_argument("paths", nargs="+", metavar="PATH", help="images, folders (searched below), patterns (*, **)")
@@ -51,10 +52,18 @@ def predict(options):
 
     Returns:
         0 all scored, 1 wrong usage, no model or nothing scored, 2 some files failed, 3 `--fail-on-anomaly` and an
-        image is anomalous (also where others failed).
+        image is anomalous (also where others failed), 130 SIGINT or SIGTERM came: predictions.csv has what was scored.
     """
     if problem := _problem(options):
         return _refuse(problem)
+    from ganspect.training.grid import stoppable
+
+    with stoppable():
+        return _predict(options)
+
+
+def _predict(options):
+    """`predict`, with options that are sound alone."""
     from ganspect.reproduce.inputs import find, in_the_way
     from ganspect.reproduce.served import ModelError, Served
 
@@ -117,6 +126,7 @@ def _regions(options, model):
 
 def _run(options, model, tiling, regions, found):
     """Scores the files that were found, writes everything; returns the exit code."""
+    from ganspect.reproduce.inputs import printable
     from ganspect.reproduce.score_files import FileScorer, write_rows
 
     output = Path(options.output)
@@ -138,6 +148,10 @@ def _run(options, model, tiling, regions, found):
             sheets = scorer.sheets.write(output) if not options.no_images else 0
     except OSError as error:
         return _refuse(f"results cannot be written: {error}")
+    except KeyboardInterrupt:
+        scored = sum(row.score is not None for row in scorer.rows)
+        print(f"interrupted: {scored} images scored so far, {printable(os.fspath(table))}", file=sys.stderr)
+        return INTERRUPTED
     return _conclude(options, model, tiling, found, scorer, sheets, seconds)
 
 

@@ -190,6 +190,19 @@ def test_an_interrupted_training_goes_on(folders, tmp_path):
     assert done.returncode == 0 and "continues after epoch 1 of 3" in done.stdout, done.stderr
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_other_commands_in_one_line(trained, tmp_path, monkeypatch, number):
+    root, detector = copied(trained, tmp_path)
+    stored, before = (detector / "calibration.json").read_bytes(), signal.getsignal(number)
+    monkeypatch.setattr(own_detector.scoring, "examined", lambda *a, **k: signal.raise_signal(number))
+    monkeypatch.setattr(own_detector.model_folder, "write", lambda *a: signal.raise_signal(number))
+    for arguments in (("calibrate", detector), ("evaluate", detector, "--data", root / "test"), ("export", detector)):
+        done = inline(*arguments)
+        assert done.returncode == 130 and done.stderr == "interrupted: give the same command again\n", arguments
+    assert (detector / "calibration.json").read_bytes() == stored and not (detector / "evaluation").exists()
+    assert signal.getsignal(number) is before
+
+
 def test_what_cannot_be_done_is_one_line(folders, tmp_path):
     few = tmp_path / "few"
     few.mkdir()

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -140,6 +141,27 @@ def test_after_a_kill_the_pictures_are_known_as_ours(local, tmp_path, monkeypatc
     assert predict(local, tmp_path / "in", "--output", tmp_path / "out").returncode == 0
     assert [len(rows) for rows in found] == [0, 1]
     assert inputs.in_the_way(tmp_path / "out", inputs.find([tmp_path / "in"], tmp_path / "out").items) is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_the_rows_scored_so_far(local, tmp_path, monkeypatch, number):
+    for i in range(5):
+        picture(tmp_path / "in" / f"{i}.png", seed=i)
+    real, before = score_files.FileScorer._note, signal.getsignal(number)
+
+    def note(self, loaded, answer, milliseconds):
+        real(self, loaded, answer, milliseconds)
+        if loaded.index == 1:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(score_files.FileScorer, "_note", note)
+    done = predict(local, tmp_path / "in", "--output", tmp_path / "out", "--batch-size", 1)
+    assert done.returncode == 130 and done.stderr.count("\n") == 1 and "2 images scored so far" in done.stderr
+    rows = rows_of(tmp_path / "out")
+    assert [row["error"] for row in rows] == ["", ""] + ["not scored: interrupted"] * 3
+    assert all(float(row["score"]) >= 0 for row in rows[:2]) and signal.getsignal(number) is before
+    monkeypatch.setattr(score_files.FileScorer, "_note", real)
+    assert predict(local, tmp_path / "in", "--output", tmp_path / "out").returncode == 0
 
 
 def test_folder_to_rows_pictures_and_sheet(local, tmp_path):

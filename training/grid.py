@@ -375,6 +375,20 @@ class Interrupt:
             raise KeyboardInterrupt(self.received)
 
 
+@contextlib.contextmanager
+def stoppable():
+    """SIGTERM raises KeyboardInterrupt within, as SIGINT does, once; off the main thread, where none can, nothing."""
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.getsignal(number) for number in numbers}
+    if before:
+        Interrupt()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def redirect(path):
     """Appends standard output and error, those of C libraries too, to a file; returns it."""
     path.parent.mkdir(parents=True, exist_ok=True)
