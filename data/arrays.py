@@ -232,7 +232,7 @@ def load_pack(path) -> CategoryArrays:
 
 def write_atomically(path: Path, data) -> None:
     """Write bytes to a temporary file beside `path`, flush it to disk, then move it into place."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

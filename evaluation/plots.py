@@ -56,7 +56,7 @@ def save_figure(figure: Figure, path, max_kilobytes: float = 200) -> Path:
         if dpi <= 30:
             raise ValueError(f"{path.name}: {len(content) / 1000:.0f} kB at {dpi:.0f} dpi, limit {max_kilobytes} kB")
         dpi = max(30.0, dpi * min(0.95, 0.98 * (limit / len(content)) ** 0.5))  # size grows with the area
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # as of `training.files`
     try:
         with open(temporary, "wb") as file:
             file.write(content)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import os
 import shutil
 import signal
 import subprocess
@@ -11,14 +12,17 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from tiny_methods import TINY
 
+from ganspect.data.arrays import write_atomically
 from ganspect.data.patches import stack_images
+from ganspect.evaluation import plots
 from ganspect.models.fcbigan import FCBiGAN
 from ganspect.training import run as run_module
 from ganspect.training.callbacks import Diverged, EarlyStop, Recorder, StopOnSignal
 from ganspect.training.checkpoint import CheckpointError, Position, load_state, position_of, save_state
-from ganspect.training.files import atomic_write, read_json, write_json
+from ganspect.training.files import atomic_write, read_json, remove_leftovers, write_json
 from ganspect.training.fit import fit
 from ganspect.training.run import ConfigMismatch, Run, make_manifest, write_csv
 
@@ -150,6 +154,26 @@ def test_atomic_write_keeps_the_old_file_when_writing_fails(tmp_path):
         raise RuntimeError
     assert read_json(path) == {"a": 1} and list(tmp_path.iterdir()) == [path]
     assert read_json(tmp_path / "none.json", 5) == 5
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: write_json(path, {}),
+        lambda path: write_atomically(path, b"pack"),
+        lambda path: plots.save_figure(Figure(figsize=(1, 1)), path),
+    ],
+)
+def test_what_a_kill_leaves_half_written_is_removed(tmp_path, monkeypatch, write):
+    """The packages may not import one another: each names its temporary files so that they are found."""
+    names = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: names.extend(path.name for path in tmp_path.iterdir()))
+        write(tmp_path / "done")
+    (tmp_path / names[0]).write_bytes(b"half")  # as after kill -9
+    (tmp_path / ".mine").touch()
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"done", ".mine"}
 
 
 def test_non_finite_losses_stop_training_and_keep_the_last_checkpoint(textures, tmp_path):
