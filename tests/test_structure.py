@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from ganspect.data.known import SOURCES
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("models", "data", "training", "evaluation", "reproduce")
 MAY_IMPORT = {
@@ -60,6 +62,13 @@ def test_every_package_is_listed_with_a_type_marker():
         assert f"{name} = {folder.as_posix()}" in setup["options"]["package_dir"].splitlines()
         assert "py.typed" in setup["options.package_data"][name].split(", ")
         assert (ROOT / folder / "py.typed").exists() and (ROOT / folder / "__init__.py").exists()
+
+
+def test_the_notice_names_every_data_set():
+    text = (ROOT / "NOTICE").read_text(encoding="utf-8")
+    for name in ("MVTec AD", "NanoTWICE", "ravirajsinh45", "ashoksrinivas"):
+        assert any(name in source.title for source in SOURCES.values()) and name in text
+    assert len(SOURCES) == 4 and "Describable Textures Dataset" in text
 
 
 def test_every_pattern_of_package_data_finds_files():
