@@ -8,6 +8,9 @@ from pathlib import Path
 SYNTHETIC = "synthetic"
 
 
+SOUGHT = "looked for because the AUROC on test images was low"
+
+
 @dataclass(frozen=True)
 class Method:
     """A method of a paper's tables.
@@ -35,6 +38,7 @@ class Method:
         scores: as the paper's SCORES, where the method's scores have other names.
         curves: as the paper's `curves`, likewise.
         note: printed with its rows.
+        sought: whether it was looked for because a result on test images was poor; its rows say so.
         schedule_share, checkpoint_megabytes: as the paper's, where the method's config is of another class.
         regions: whether its training images carry their region of interest as a last channel.
         attends: whether that is the category's (its files, else the script's REGIONS); otherwise all of the image.
@@ -58,6 +62,7 @@ class Method:
     subjects: tuple[tuple[str, str], ...] = ()
     scores: dict = field(default_factory=dict)
     note: str = ""
+    sought: bool = False
     curves: Callable | None = None
     schedule_share: Callable | None = None
     checkpoint_megabytes: Callable | None = None

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from ganspect.evaluation.statistics import seed_interval
 from ganspect.evaluation.thresholds import Threshold
 from ganspect.reproduce import milestones
-from ganspect.reproduce.cells import SYNTHETIC, departures
+from ganspect.reproduce.cells import SOUGHT, SYNTHETIC, departures
 from ganspect.reproduce.printed import key_of, printed_lines
 from ganspect.reproduce.verdicts import COSTS, Limits, verdict
 from ganspect.training.run import Run
@@ -160,7 +160,9 @@ def _view_rows(paper, ours, subject, protocol, by_seed, view, printed):
             continue
         undefined = first["undefined"].get(metric) or first["undefined"].get(metric.split("_")[0])
         undefined = f"undefined: {undefined}" if undefined else ""
-        said = _texts(after, trained, interval, undefined, _beyond(paper, metric), ours.note)
+        said = _texts(after, trained, interval, undefined, _beyond(paper, metric), _of_method(ours))
+        other = printed.get(key_of(row), row)["method"]
+        said = _texts(said, f"printed: {other}" if other != row["method"] else "")
         if len(by_run) == 1:
             said = _texts(said, _of_threshold(metrics, label, suffixes, metric), _left_outside(first, metric))
         row["note"] = _texts(said, _that_bears_on(ours, metric, note))
@@ -172,7 +174,14 @@ def _view_rows(paper, ours, subject, protocol, by_seed, view, printed):
                 rows.append(Found(again, limits, by_run, images))
     if protocol == "clean":
         return rows
-    return rows + _losses(paper, ours, common, by_seed, view, changes, _texts(after, trained, ours.note, note), printed)
+    return rows + _losses(
+        paper, ours, common, by_seed, view, changes, _texts(after, trained, _of_method(ours), note), printed
+    )
+
+
+def _of_method(ours):
+    """What a method's rows say of it."""
+    return _texts(ours.note, SOUGHT if ours.sought else "")
 
 
 def _of_threshold(metrics, label, suffixes, metric):
@@ -227,7 +236,8 @@ def _changes(ours, subject, run, view):
 
 def _limits(ours, run, common, changes, view, beside=False):
     """What keeps rows of a run, or of several with equal settings, from being judged."""
-    found = Limits(common["data"] != "paper", "", beside, *map(bool, changes))
+    model, *others = changes
+    found = Limits(common["data"] != "paper", "", beside, "; ".join(model), *map(bool, others))
     return dataclasses.replace(found, share=view.share, variant=ours.variant_of(run.config))
 
 
@@ -416,9 +426,10 @@ def _mean(members, partial):
     by_seed, seeds = {}, set(members[0].by_seed)
     if len(seeds) >= 3 and all(set(x.by_seed) == seeds for x in members):
         by_seed = {seed: sum(x.by_seed[seed] for x in members) / len(members) for seed in sorted(seeds)}
-        _, row["low"], row["high"] = seed_interval(list(by_seed.values()))
-    flags = ("other_data", "other_architecture", "model", "schedule", "losses", "scores", "noise")
+        _, row["low"], row["high"] = _within(row["metric"], *seed_interval(list(by_seed.values())))
+    flags = ("other_data", "other_architecture", "schedule", "losses", "scores", "noise")
     flags = {name: any(getattr(limit, name) for limit in limits) for name in flags}
+    flags["model"] = "; ".join(dict.fromkeys(text for x in limits for text in x.model.split("; ") if text))
     share, variant = min(limit.share for limit in limits), next((x.variant for x in limits if x.variant), "")
     joint = Limits(partial=partial, share=share, variant=variant, **flags)
     return Found(row, joint, by_seed, tuple(map(sum, zip(*(x.images for x in members), strict=True))))
@@ -456,12 +467,19 @@ def _joined(values, first, metric):
     if any(v is None for v in values):
         return None, None, None, ""
     if len(values) > 1:
-        mean, low, high = seed_interval(values)
+        mean, low, high = _within(metric, *seed_interval(values))
         single = ", ".join(f"{value:.3g}" for value in values)
         return mean, low, high, f"interval over seeds ({single})"
     low, high = first.get(f"{metric}_low"), first.get(f"{metric}_high")
     kind = first.get("interval", "interval: bootstrap over test images, one seed")
     return values[0], low, high, kind if low is not None else ""
+
+
+def _within(metric, mean, low, high):
+    """Student's interval of a share or an area, cut at 0 and 1, which these cannot leave."""
+    if low is None or not metric.startswith(("image_", "pixel_")):
+        return mean, low, high
+    return mean, max(low, 0.0), min(high, 1.0)
 
 
 def describe_data(subject, found):

@@ -11,6 +11,7 @@ p values are adjusted for the number of tests (Benjamini and Hochberg 1995): a d
 the adjusted one is below 0.05.
 """
 
+import csv
 import math
 import os
 import warnings
@@ -41,6 +42,9 @@ IMAGE = {
 }
 PIXEL = ("pixel_auroc", "pixel_aupr")
 DRAWS = 400  # of a bootstrap
+RIVAL_KEYS = ("first", "second", "category", "metric")
+RIVAL_NUMBERS = ("a", "b", "difference", "low", "high", "p")
+RIVAL_COLUMNS = (*RIVAL_KEYS, "epochs", *RIVAL_NUMBERS, "test")
 
 
 def compare(papers, runs_a, runs_b):
@@ -190,7 +194,7 @@ def rivals(paper, runs):
         runs: the runs folder.
 
     Returns:
-        List of dicts with first, second, category, metric, a, b, difference, low, high, p, test; of the first method a.
+        List of dicts with `RIVAL_COLUMNS`; of the first method a, and how many epochs each was trained.
     """
     found, rows = _finished(paper, runs), []
     testable = {"image_auroc", *IMAGE, *PIXEL}
@@ -202,10 +206,28 @@ def rivals(paper, runs):
                 suffix = "" if protocol == "both" else " (all normals)"
                 place = {"first": paper.METHODS[first].label + suffix, "second": paper.METHODS[second].label + suffix}
                 place["category"] = tables.shown_category(paper, dataset, category)
+                trained = (next(iter(runs.values())).epochs_done() for runs in (by_seed, other))
+                place["epochs"] = " and ".join(map(str, trained))
                 for name in dict.fromkeys(wanted):
                     row = _rivalry(name, by_seed, other)
                     rows += [{**place, "metric": name, **row}] if row else []
     return rows
+
+
+def with_committed(rows, path):
+    """Rows of `rivals` joined with those of a committed file: these stay where no run here gives the same test.
+
+    Args:
+        rows: from `rivals`.
+        path: a CSV file with `RIVAL_COLUMNS`; may be missing.
+    """
+    old = {}
+    if Path(path).exists():
+        with open(path, encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                row |= {name: float(row[name] or "nan") for name in RIVAL_NUMBERS}
+                old[tuple(row[name] for name in RIVAL_KEYS)] = row
+    return list((old | {tuple(row[name] for name in RIVAL_KEYS): row for row in rows}).values())
 
 
 def _rivalry(name, runs_a, runs_b):

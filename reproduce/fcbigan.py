@@ -56,7 +56,8 @@ METHODS = {
         variant="other scoring",
         tables=("1", "2"),
         note="D's latent channel of a whole image is divided by the number of latents that reach a pixel (not as "
-        "decision 1m: found after the test AUROC of their sum had fallen)",
+        "decision 1m)",
+        sought=True,
         **FIELDS,
     ),
     "f-anogan": fanogan_method(

@@ -1,6 +1,28 @@
 """The joined tables of a paper as Markdown, CSV and LaTeX: one source, the lines of `tables.joined`."""
 
+import math
+
+from ganspect.reproduce.tables import LEGEND, show
+
 NAMES = ("category", "method", "metric", "printed", "paper", "clean", "interval", "verdict")
+RIVALS = ("category", "metric", "first", "a", "second", "b", "epochs", "difference", "interval", "p", "test")
+RIVAL_HEADS = (
+    "category",
+    "metric",
+    "first",
+    "its",
+    "second",
+    "its",
+    "epochs",
+    "difference",
+    "95 % interval",
+    "p",
+    "test",
+)
+TESTED = (
+    "On the same test images, first score, paper protocol. Without three seeds each, p and interval speak of test "
+    "images like these and of these two trainings, not of other seeds. p values are not adjusted."
+)
 LATEX = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"}
     | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
@@ -22,9 +44,18 @@ def footnotes(lines):
     return unique, [unique.index(text) + 1 if text else "" for text in texts]
 
 
-def markdown(paper, tables, checked=()):
-    """The joined tables and the checked claims (see `claims`) as Markdown."""
-    out = [f"# {paper.TITLE}", ""]
+def rival(row):
+    """A row of `compare.rivals` as texts."""
+    texts = {name: show(row[name], row["metric"]) for name in ("a", "b")}
+    texts |= {"difference": f"{row['difference']:+.3f}", "p": "", "interval": "no variance"}
+    if not math.isnan(row["p"]):
+        texts |= {"p": f"{row['p']:.3g}", "interval": f"{row['low']:+.3f} to {row['high']:+.3f}"}
+    return {**row, **texts}
+
+
+def markdown(paper, tables, checked=(), rivals=()):
+    """The joined tables, the checked claims (see `claims`) and the tests of `compare.rivals` as Markdown."""
+    out = [f"# {paper.TITLE}", "", LEGEND, ""]
     heads = (
         "category",
         "method",
@@ -47,6 +78,11 @@ def markdown(paper, tables, checked=()):
     if checked:
         out += ["## Claims of the paper", ""]
         out += [f"- {claim}: **{state}** ({evidence})" for claim, state, evidence in checked] + [""]
+    if rivals:
+        out += ["## Methods that the paper compares, tested", "", "| " + " | ".join(RIVAL_HEADS) + " |"]
+        out.append("|" + "---|" * len(RIVALS))
+        out += ["| " + " | ".join(rival(row)[name] for name in RIVALS) + " |" for row in rivals]
+        out += ["", TESTED, ""]
     return "\n".join(out)
 
 

@@ -75,7 +75,7 @@ def anomaly_sources(folder, count, size, channels, seed):
 NOISE_FIELDS = ("noise", "corrupted", "highest_scale", "turned", "textures", "texture_folder")
 
 
-def grdnet_method(label, tables, attends=False, unasked=False, also="", note="", **settings):
+def grdnet_method(label, tables, attends=False, unasked=False, also="", note="", sought=False, **settings):
     """GRD-Net with settings that make it a row of these tables."""
     generative = settings.get("discriminative") is False
     return Method(
@@ -91,6 +91,7 @@ def grdnet_method(label, tables, attends=False, unasked=False, also="", note="",
         settings=lambda subject: settings,
         also=also,
         note=note,
+        sought=sought,
         tables=tables,
         unasked=unasked,
         scores={"residual": ""} if generative else SCORES,
@@ -114,6 +115,7 @@ METHODS = {
         also="GRD-Net",
         note="the noise is of smooth colours, a map of Perlin noise for each channel (the authors' TensorFlow codes: "
         "gray maps)",
+        sought=True,
         noise="perlin",
     ),
     "grdnet-gray": grdnet_method(  # [GRD-tf], decision 2h
@@ -121,6 +123,7 @@ METHODS = {
         AUROC_TABLES,
         also="GRD-Net",
         note="masks are filled with their own map of Perlin noise as gray, as in the authors' TensorFlow codes",
+        sought=True,
         noise="gray",
     ),
     "draem": Method(
@@ -205,7 +208,7 @@ BEYOND = (
     *("image_ap", "image_balanced_accuracy_oracle", "image_balanced_accuracy"),
     *("pixel_aupr", "seconds_per_image", *ROI_METRICS),
 )
-RIVALS = (("grdnet", "draem"),)  # that the paper compares in words
+RIVALS = (("grdnet", "draem"), ("grdnet-gray", "draem"), ("grdnet-perlin", "draem"))  # the first is the paper's claim
 NOT_RUN = {}
 QUOTED = ("PaDiM", "PatchCore")
 PUBLISHED = ("training", "maps", "corruption")

@@ -37,11 +37,14 @@ LITERATURE = {
     "PaDiM": {"image_auroc": (("PD_i", "anomalib"),), "pixel_auroc": (("PD_p", "anomalib"),)},
     "PatchCore": {"image_auroc": (("PC_i", "official"),), "pixel_auroc": (("PC_p", "official"),)},
 }
+OTHERS = ("other losses", "other scoring", "other noise")  # of verdicts
+LONGER = ("cbigan_120_epochs", "grdnet_gray_statistics")  # ablations that are listed beside the main tables
 TITLE = """# Leaderboard
 
 Every method on every category that this project has measured, by the image AUROC of the clean protocol (by the pixel
-AUROC where there is none): the first score of the longest training that is committed. Values are `paper protocol /
-clean protocol`; `share` is of the paper's schedule. Each row's command and commit: `reproduce/results/<paper>.csv`.
+AUROC where there is none): the first score of the longest training of each file. Values are `paper protocol / clean
+protocol`; `share` is of the paper's schedule. What was looked for because a result on test images was poor says so: its
+clean values are so but for that choice. Each row's command and commit: `reproduce/results/<file>.csv`.
 Compare times only within one machine. Made by `python -m ganspect.reproduce.leaderboard docs/leaderboard.md`.
 """
 
@@ -55,8 +58,9 @@ def page(results):
     places = {}
     for name, module in PAPERS.items():
         paper = importlib.import_module(module)
-        for entry in _entries(paper, committed.read(Path(results) / f"{name}.csv")):
-            places.setdefault((entry["dataset"], entry["category"]), []).append(entry)
+        for place in (name, *(f"ablations/{folder}/{name}" for folder in LONGER)):
+            for entry in _entries(paper, place, committed.read(Path(results) / f"{place}.csv")):
+                places.setdefault((entry["dataset"], entry["category"]), []).append(entry)
     literature = _literature()
     parts = [TITLE]
     for (dataset, category), entries in sorted(places.items()):
@@ -66,8 +70,8 @@ def page(results):
     return "\n".join(parts)
 
 
-def _entries(paper, rows):
-    """One dict for each method and category of a paper's rows: its values by (metric, protocol), and its budget."""
+def _entries(paper, place, rows):
+    """One dict for each method and category of a file's rows: its values by (metric, protocol), and its budget."""
     labels = {printed.headline(paper, method) for method in paper.METHODS.values()}
     found = {}
     for row in rows:
@@ -86,10 +90,18 @@ def _entries(paper, rows):
         trained = f"{share * int(epochs):.0f} of {epochs}" if epochs and share < 1 else epochs
         named = f"{method}, {trained} epochs" if epochs else method
         out.append(
-            {"dataset": dataset, "category": category, "method": named, "paper": paper.NAME, "values": values}
+            {"dataset": dataset, "category": category, "method": named, "place": place, "values": values}
             | {name: some[0][name] for name in ("schedule", "model", "data", "seeds", "hardware")}
+            | {"remarks": _remarks(paper, some)}
         )
     return out
+
+
+def _remarks(paper, rows):
+    """What a method has other than the paper, and whether a test result led to it."""
+    method = paper.METHODS[committed.methods_by_label(paper)[rows[0]["method"]]]
+    others = [text for text in OTHERS if any(text in row["verdict"] for row in rows)]
+    return others + [cells.SOUGHT] * method.sought
 
 
 def _table(entries):
@@ -100,13 +112,13 @@ def _table(entries):
         values = [found.get((m, "clean"), found.get((m, "paper"))) for m in ("image_auroc", "pixel_auroc")]
         return [-1.0 if value is None else float(value) for value in values]
 
-    head = ["method", "tables of", *COLUMNS, "share", "seeds", "what was reduced", "hardware"]
+    head = ["method", "file", *COLUMNS, "share", "seeds", "what departs", "hardware"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for entry in sorted(entries, key=place, reverse=True):
-        cells = [_cell(entry["values"], *column) for column in COLUMNS.values()]
-        reduced = [entry[name] for name in ("model", "data") if entry[name] != "paper"]
-        budget = [entry["schedule"], str(entry["seeds"]), "; ".join(reduced), entry["hardware"]]
-        lines.append("| " + " | ".join([entry["method"], entry["paper"], *cells, *budget]) + " |")
+        shown = [_cell(entry["values"], *column) for column in COLUMNS.values()]
+        departs = [*(entry[name] for name in ("model", "data") if entry[name] != "paper"), *entry["remarks"]]
+        budget = [entry["schedule"], str(entry["seeds"]), "; ".join(departs), entry["hardware"]]
+        lines.append("| " + " | ".join([entry["method"], entry["place"], *shown, *budget]) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 
 from ganspect.evaluation import health, plots
 from ganspect.evaluation.vector import as_svg, page_colours
-from ganspect.reproduce import collect, committed, compare, figures, formats, tables
+from ganspect.reproduce import collect, committed, figures, formats, tables
 from ganspect.reproduce.model_card import card_of
 from ganspect.reproduce.scoring import ALL
 from ganspect.training.files import read_json
@@ -34,7 +34,7 @@ def environment():
     )
 
 
-def page(paper, cells, runs, joined, claims=()):
+def page(paper, cells, runs, joined, claims=(), rivals=()):
     """The HTML page as text.
 
     Args:
@@ -43,6 +43,7 @@ def page(paper, cells, runs, joined, claims=()):
         runs: the runs folder.
         joined: from `tables.joined`.
         claims: from `tables.claims`.
+        rivals: from `compare.rivals`.
     """
     with page_colours():
         views = [run_view(paper, cell, runs) for cell in cells]
@@ -55,7 +56,9 @@ def page(paper, cells, runs, joined, claims=()):
         "version": importlib.metadata.version("ganspect"),
         "tables": [table_view(paper, name, lines, views) for name, lines in joined.items()],
         "claims": claims,
-        "rivals": [rival_view(row) for row in compare.rivals(paper, runs)],
+        "legend": tables.LEGEND,
+        "tested": formats.TESTED,
+        "rivals": [formats.rival(row) for row in rivals],
         "across": [{"name": _words(p.stem), "path": p} for p in across(paper, runs)],
         "categories": places,
         "cards": cards(cell.method for cell in cells),
@@ -104,15 +107,6 @@ def table_view(paper, name, lines, views):
         ]
         rows.append({**line, "number": number, "runs": linked, "kind": badge(line["verdict"])})
     return {"id": f"table-{name}", "title": paper.TABLES[name]["title"], "rows": rows, "notes": texts}
-
-
-def rival_view(row):
-    """A row of `compare.rivals` as texts."""
-    texts = {name: tables.show(row[name], row["metric"]) for name in ("a", "b")}
-    texts |= {"difference": f"{row['difference']:+.3f}", "p": "", "interval": "no variance"}
-    if row["p"] == row["p"]:
-        texts |= {"p": f"{row['p']:.3g}", "interval": f"{row['low']:+.3f} to {row['high']:+.3f}"}
-    return {**row, **texts}
 
 
 def badge(verdict):

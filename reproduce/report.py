@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.table import Table
 
 from ganspect.evaluation import health
-from ganspect.reproduce import collect, committed, figures, formats, page, tables
+from ganspect.reproduce import collect, committed, compare, figures, formats, page, tables
 from ganspect.reproduce.cells import SYNTHETIC
 from ganspect.training.files import atomic_write
 from ganspect.training.run import Run, write_csv
@@ -33,7 +33,9 @@ def write(paper, cells, runs, console):
     joined, claims = tables.joined(paper, rows, collect.failures(paper, cells, runs)), tables.claims(paper, rows)
     write_csv(folder / "results.csv", rows, collect.COLUMNS)
     write_csv(folder / "tables.csv", formats.as_csv(joined))
-    for name, text in (("md", formats.markdown(paper, joined, claims)), ("tex", formats.latex(paper, joined))):
+    rivals = compare.rivals(paper, runs)
+    markdown = formats.markdown(paper, joined, claims, rivals)
+    for name, text in (("md", markdown), ("tex", formats.latex(paper, joined))):
         with atomic_write(folder / f"tables.{name}") as file:
             file.write(text)
     for _, run in collect.counted(cells, runs):
@@ -42,7 +44,7 @@ def write(paper, cells, runs, console):
         (folder / "figures").mkdir(parents=True, exist_ok=True)
         paper.draw(cells, runs, folder / "figures")
     with atomic_write(folder / "report.html") as file:
-        file.write(page.page(paper, cells, runs, joined, claims))
+        file.write(page.page(paper, cells, runs, joined, claims, rivals))
     for name, lines in joined.items():
         console.print(terminal_table(paper.TABLES[name]["title"], lines))
     for claim, state, evidence in claims:
@@ -96,6 +98,8 @@ def publish(paper, cells, runs, folder, console):
     Rows there of cells without a scored run here, or with a stopped one of fewer epochs, stay (see `committed.join`),
     and the tables are made of all rows; their pictures stay too, as do curves across runs that would lose points.
 
+    The tests of `compare.rivals` are in `<paper>_rivals.csv` and on the page.
+
     Curves (their numbers and the losses of each epoch too, in `curves/`) and histograms of any data; panels and
     generated images only of MVTec AD and of the synthetic set. Of each run, where the script names them (`PUBLISHED`),
     only pictures whose names start so.
@@ -108,8 +112,13 @@ def publish(paper, cells, runs, folder, console):
     folder = Path(folder)
     both = committed.join(paper, cells, runs, folder / f"{paper.NAME}.csv")
     write_csv(folder / f"{paper.NAME}.csv", both.rows, collect.COLUMNS)
+    tested = folder / f"{paper.NAME}_rivals.csv"
+    rivals = compare.with_committed(compare.rivals(paper, runs), tested)
+    if rivals:
+        write_csv(tested, rivals, compare.RIVAL_COLUMNS)
+    text = formats.markdown(paper, tables.joined(paper, both.rows), tables.claims(paper, both.rows), rivals)
     with atomic_write(folder / f"{paper.NAME}.md") as file:
-        file.write(formats.markdown(paper, tables.joined(paper, both.rows), tables.claims(paper, both.rows)))
+        file.write(text)
     for line in both.remarks():
         console.print(f"{folder / paper.NAME}.csv: {line}", markup=False, highlight=False, soft_wrap=True)
     ours = [cell for cell in cells if committed.place(cell) not in both.longer]

@@ -7,6 +7,15 @@ from ganspect.reproduce.cells import SYNTHETIC
 from ganspect.reproduce.collect import METRICS, beyond
 from ganspect.reproduce.printed import also_printed, headline, key_of, printed_lines, published
 
+PROVENANCE = {
+    "[q]": ("quoted", "quoted by the paper from elsewhere"),
+    "[r]": ("rerun", "of another method, run by the paper's authors"),
+    "[d]": ("digitised", "read off a figure of the paper"),
+}
+
+LEGEND = "Printed values: " + "; ".join(f"{mark} {text}" for mark, (_, text) in PROVENANCE.items())
+LEGEND += "; without a mark: reported by the paper of its own method."
+
 
 def joined(paper, rows, failed=()):
     """The paper's tables: printed cells and ours side by side.
@@ -74,7 +83,7 @@ def _line(paper, printed, found, key, failed=None):
         "place": category,
         "beyond": printed is None and beyond(paper, metric),
     }
-    text["printed"] = _printed_text(printed) if printed else ""
+    text["printed"] = _printed_text(printed) + _mark(printed) if printed else ""
     if printed and printed["method"] != method:
         text["printed"] += f" ({printed['method']})"
     for protocol in ("paper", "clean"):
@@ -101,6 +110,11 @@ def _printed_text(printed):
     return relation + value
 
 
+def _mark(printed):
+    """Where a printed value is from, as `PROVENANCE` says it; empty for what a paper reports of its own method."""
+    return next((f" {mark}" for mark in PROVENANCE if printed["provenance"].startswith(PROVENANCE[mark][0])), "")
+
+
 def _without_run(paper, printed):
     """Verdict of a printed line that nothing was measured for."""
     method = printed["method"]
@@ -123,7 +137,7 @@ def claims(paper, rows):
 
     Returns:
         List of `(claim, state, evidence)`, empty if the script states none; the states are "holds", "does not hold",
-        "undecided" (it is so, but the intervals overlap) and "not checked".
+        "undecided" (the intervals of both sides overlap) and "not checked".
     """
     states = {True: "holds", False: "does not hold", "undecided": "undecided", None: "not checked"}
     check = getattr(paper, "claims", None)

@@ -16,7 +16,8 @@ class Limits:
         other_data: the data are not the paper's.
         partial: "k of n categories" for the mean of a part of a group.
         other_architecture: it stands beside another network's value.
-        model, schedule, losses, scores, noise: whether the config departs in these.
+        model: what the config departs in of the network, "; " between.
+        schedule, losses, scores, noise: whether it departs in these.
         share: of the paper's schedule.
         variant: what a method with rows of its own has other than the paper; a judgement names it and stays one.
     """
@@ -24,7 +25,7 @@ class Limits:
     other_data: bool = False
     partial: str = ""
     other_architecture: bool = False
-    model: bool = False
+    model: str = ""
     schedule: bool = False
     losses: bool = False
     scores: bool = False
@@ -39,7 +40,7 @@ class Limits:
             "other data" * self.other_data,
             f"partial ({self.partial})" if self.partial else "",
             "other architecture" * self.other_architecture,
-            "reduced model" * self.model,
+            f"reduced model ({self.model})" if self.model else "",
             schedule,
             "other losses" * self.losses,
             "other scoring" * self.scores,
@@ -51,7 +52,7 @@ class Limits:
     @classmethod
     def read(cls, verdict):
         """The limits that a verdict names, the share as rounded there: what `texts` wrote; none in a judgement."""
-        names = {"other data": "other_data", "other architecture": "other_architecture", "reduced model": "model"}
+        names = {"other data": "other_data", "other architecture": "other_architecture"}
         names |= {"other schedule": "schedule", "other losses": "losses", "other scoring": "scores"}
         names |= {"other noise": "noise"}
         found = {"variant": verdict.partition(" with ")[2]}
@@ -59,8 +60,8 @@ class Limits:
             name, _, detail = text.removesuffix(")").partition(" (")
             if name in names:
                 found[names[name]] = True
-            elif name == "partial":
-                found["partial"] = detail
+            elif name in ("partial", "reduced model"):
+                found[name.split()[-1]] = detail
             elif name == "reduced schedule":
                 found["share"] = min(float(detail), 1 - 1e-9)  # a rounded 1 is below 1 all the same
         return cls(**found)
@@ -82,10 +83,15 @@ def agreement(metric, value, printed, low=None, high=None, seeds=1):
     near, far = 0.02, 0.05
     if metric in SHARES or metric.endswith("_loss"):
         distance, near, far = distance / abs(printed), 0.20, 0.50
-    inside = seeds >= 3 and low is not None and low <= printed <= high and (high - low) / 2 <= 0.03
+    inside = seeds >= 3 and low is not None and low <= printed <= high and _half(value, low, high) <= 0.03
     if distance <= near + 1e-9 or inside:
         return "reproduced"
     return "close" if distance <= far + 1e-9 else "differs"
+
+
+def _half(value, low, high):
+    """Half of an interval, of one that was cut at 0 or 1 as before."""
+    return (high - low) / 2 if 0 < low and high < 1 else max(high - value, value - low)
 
 
 def verdict(row, printed, limits):
@@ -129,11 +135,9 @@ def borne_out(pair, holds, apart=True):
         apart: whether it is undecided where the intervals overlap; not so where the two are said to be equal.
 
     Returns:
-        True, False, or "undecided": it is so, but the 95 % intervals of both rows overlap.
+        True, False, or "undecided": the 95 % intervals of both rows overlap, whichever is above.
     """
-    if not holds(*(row["value"] for row in pair)):
-        return False
     bounds = [row[side] for side in ("low", "high") for row in pair]
-    if not apart or None in bounds or max(bounds[:2]) > min(bounds[2:]):
-        return True
-    return "undecided"
+    if apart and None not in bounds and max(bounds[:2]) <= min(bounds[2:]):
+        return "undecided"
+    return holds(*(row["value"] for row in pair))

@@ -8,8 +8,9 @@ from rich.console import Console
 from stored_runs import store
 
 from ganspect.evaluation import comparison
-from ganspect.reproduce import cbigan, compare
+from ganspect.reproduce import cbigan, compare, formats
 from ganspect.reproduce.cli import main
+from ganspect.training.run import write_csv
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +110,20 @@ def test_rivals_are_tested_on_the_images_that_both_scored(tmp_path):
     assert fewer["test"].endswith("9 images")
     rival.set_status("failed")
     assert compare.rivals(cbigan, tmp_path) == []
+
+
+def test_committed_tests_of_rivals_stay_until_runs_here_give_them(tmp_path):
+    store(tmp_path / "runs", "cbigan", skill=0.6)
+    store(tmp_path / "runs", "bigan", skill=0.0)
+    rows, file = compare.rivals(cbigan, tmp_path / "runs"), tmp_path / "rivals.csv"
+    assert compare.with_committed(rows, file) == rows and {row["epochs"] for row in rows} == {"4 and 4"}
+    elsewhere = rows[0] | {"category": "grid", "p": float("nan"), "low": float("nan"), "high": float("nan")}
+    write_csv(file, [elsewhere, rows[0] | {"a": 0.5}], compare.RIVAL_COLUMNS)
+    grid, *others = compare.with_committed(rows, file)
+    assert grid["category"] == "grid" and grid["a"] == rows[0]["a"] and others == rows
+    text = formats.markdown(cbigan, {}, (), [grid, *others])
+    start = "| ".join(("", "weave ", f"{rows[0]['metric']} ", "CBiGAN ", f"{rows[0]['a']:.3f} ", rows[0]["second"]))
+    assert start in text and f"| no variance |  | {rows[0]['test']} |" in text
 
 
 def test_the_command_writes_every_difference(folders, tmp_path, capsys):

@@ -145,6 +145,10 @@ def test_a_claim_within_the_intervals_is_undecided():
     wide = [row("GANomaly", 0.6, low=0.1, high=0.9), row("AnoGAN", 0.2, low=0.15, high=0.25)]
     _, held, evidence = paper.claims(wide)[0]
     assert held == "undecided" and "0.600 (0.100 to 0.900) against 0.200 (0.150 to 0.250)" in evidence
+    against = [row("GANomaly", 0.2, low=0.1, high=0.9), row("AnoGAN", 0.21, low=0.15, high=0.25)]
+    assert paper.claims(against)[0][1] == "undecided"
+    below = [row("GANomaly", 0.1, low=0.05, high=0.12), wide[1]]
+    assert paper.claims(below)[0][1] is False
     apart = [row("GANomaly", 0.6, low=0.3, high=0.9), wide[1]]
     assert paper.claims(apart)[0][1] is True
     accuracy = row("GANomaly", 0.86, "image_accuracy_oracle", low=0.79, high=0.9)

@@ -137,7 +137,12 @@ def test_rows_of_every_epoch_beside_their_printed_values(tmp_path):
     row = next(
         r for r in collect.measured(grdnet, [reduced], tmp_path) if r["table"] == "2" and r["metric"] == "image_auroc"
     )
-    assert row["verdict"] == "reduced model, reduced schedule (0.4)" and "after 4 of the 10 epochs" in row["note"]
+    assert row["verdict"] == "reduced model (width 16), reduced schedule (0.4)"
+    assert "after 4 of the 10 epochs" in row["note"] and cells.SOUGHT not in row["note"]
+    gray = store(tmp_path, "grdnet-gray", 10, {10: 0.775}, noise="gray")
+    found = [r for r in collect.measured(grdnet, [gray], tmp_path) if r["metric"] == "image_auroc"]
+    assert {r["protocol"] for r in found} == {"paper", "clean"}
+    assert all(cells.SOUGHT in r["note"] and "printed: GRD-Net" in r["note"] for r in found)
 
 
 def test_rows_of_a_training_that_stopped_on_the_way(tmp_path):

@@ -172,9 +172,9 @@ def test_a_limit_stands_beside_the_printed_network(tmp_path):
     lines = lines_by_key(joined["auroc"])
     ours = lines["BiGAN limit", "textures", "image_auroc"]
     assert (ours["printed"], ours["paper"], ours["verdict"]) == (
-        "0.66 (EGBAD)",
+        "0.66 [r] (EGBAD)",
         "0.660",
-        "other architecture, reduced model",
+        "other architecture, reduced model (width 2)",
     )
     assert lines["EGBAD", "textures", "image_auroc"]["verdict"] == "quoted"
     assert lines["GANomaly", "textures", "image_auroc"]["verdict"] == "not run (method not built yet)"

@@ -31,6 +31,12 @@ def test_agreement(metric, value, printed, interval, seeds, expected):
     assert verdicts.agreement(metric, value, printed, *interval, seeds) == expected
 
 
+def test_an_interval_that_was_cut_is_as_wide_as_it_was():
+    """0.97 +- 0.05 and 0.975 +- 0.029, both cut at 1."""
+    assert verdicts.agreement("image_auroc", 0.97, 0.945, 0.92, 1.0, 3) == "close"
+    assert verdicts.agreement("image_auroc", 0.975, 0.95, 0.946, 1.0, 3) == "reproduced"
+
+
 def row(**changes):
     return {"metric": "pixel_auroc", "value": 0.95, "low": None, "high": None, "seeds": 1} | changes
 
@@ -42,15 +48,15 @@ def test_verdicts_name_every_reduction():
     assert verdict(row(), printed, limits()) == "reproduced"
     assert verdict(row(), printed | {"provenance": "digitised"}, limits()) == "close"
     assert verdict(row(), percent, limits()) == "reproduced"
-    assert verdict(row(), printed, limits(model=True)) == "reduced model"
+    assert verdict(row(), printed, limits(model="width 16")) == "reduced model (width 16)"
     assert verdict(row(), printed, limits(schedule=True, share=0.2)) == "reduced schedule (0.2)"
     assert verdict(row(), printed, limits(schedule=True)) == "other schedule"
-    assert verdict(row(), printed, limits(True, "3 of 15 categories", True, True, True, True, True, share=0.2)) == (
-        "other data, partial (3 of 15 categories), other architecture, reduced model, reduced schedule (0.2), "
+    assert verdict(row(), printed, limits(True, "3 of 15 categories", True, "a; b", True, True, True, share=0.2)) == (
+        "other data, partial (3 of 15 categories), other architecture, reduced model (a; b), reduced schedule (0.2), "
         "other losses, other scoring"
     )
-    assert verdict(row(metric="seconds_per_image"), printed, limits(model=True)) == ""
-    assert verdict(row(value=None), printed, limits(model=True)) == ""
+    assert verdict(row(metric="seconds_per_image"), printed, limits(model="a")) == ""
+    assert verdict(row(value=None), printed, limits(model="a")) == ""
     assert verdict(row(), None, limits()) == ""
     assert verdict(row(), printed, limits(noise=True, share=0.2)) == "reduced schedule (0.2), other noise"
 
@@ -62,8 +68,10 @@ def test_a_judgement_of_a_variant_names_it():
     assert verdicts.verdict(row, printed, ours) == "reproduced with other noise"
     assert verdicts.verdict(row | {"value": 0.6}, printed, ours) == "differs with other noise"
     assert verdicts.verdict(row, None, ours) == "" and not ours.texts()
-    reduced = verdicts.Limits(model=True, variant="other noise")
-    assert verdicts.verdict(row, printed, reduced) == "reduced model, other noise"
+    reduced = verdicts.Limits(model="width 16; stages 3", variant="other noise")
+    text = verdicts.verdict(row, printed, reduced)
+    assert text == "reduced model (width 16; stages 3), other noise"
+    assert verdicts.Limits.read(text).model == reduced.model
     both = verdicts.Limits(noise=True, variant="other noise")
     assert verdicts.verdict(row, printed, both) == "other noise"
     assert verdicts.Limits.read("reproduced with other noise") == ours
@@ -183,7 +191,7 @@ def test_tables_print_every_cell_with_a_reason(tmp_path):
         "0.95",
         "0.800",
         "0.800",
-        "reduced model",
+        "reduced model (width 16)",
     )
     assert first["Sparse Dictionary", "pixel_auroc"]["verdict"] == "quoted"
     assert first["FCBiGAN", "seconds_per_image"]["paper"] == "1.50 s"
