@@ -23,7 +23,11 @@ reproduce: $(VENV)/installed
 test: $(VENV)/tested
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-slow: $(VENV)/tested
+$(VENV)/extended: $(VENV)/tested
+	$(BIN)/python -m pip install --quiet --constraint requirements.txt --editable ".[test,ray,export]"
+	touch $@
+
+slow: $(VENV)/extended
 	$(BIN)/python -m pytest -m slow
 
 real: $(VENV)/tested
