@@ -72,7 +72,7 @@ class AnoGANConfig:
     restarts: int = 1  # [paper] starts for each image; the one of the least loss counts
     search_patience: int = 0  # [paper: none] an image stops when its loss has not fallen for so many steps; 0: never
     search_batch: int = 50  # [ours] images searched at once; no score depends on it
-    seed: int = 0
+    seed: int = 0  # [ours] of weights, batches and noise; the sources name none
 
     def __post_init__(self):
         check_settings(self)

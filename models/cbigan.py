@@ -68,7 +68,7 @@ class CBiGANConfig:
     epochs: int = 200  # [code] 1 200 000 batches in all
     feature: str = "joint"  # [decision 0e] D's dense layer before the output; "first_conv" as coded
     score_weight: float = 0.1  # [code] lambda
-    seed: int = 0
+    seed: int = 0  # [ours] of weights, batches and noise; the sources name none
 
     def __post_init__(self):
         check_settings(self)

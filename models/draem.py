@@ -54,7 +54,7 @@ class DRAEMConfig:
     turned: float = 0.3  # [draem] share of images that are rotated
     textures: int = 256  # [ours] anomaly sources; the code draws from 5640 images
     texture_folder: str = ""  # [draem] the DTD set; none: textures made by a procedure
-    seed: int = 0
+    seed: int = 0  # [ours] of weights, batches and noise; the sources name none
 
     def __post_init__(self):
         check_settings(self)

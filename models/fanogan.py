@@ -68,7 +68,7 @@ class FAnoGANConfig:
     encoder_epochs: int = 10  # [code] 50 000 updates of E
     score: str = "anomaly"  # [paper] the score that comes first; "residual": the map's, for tables of pixels
     map_stride: int = 16  # [decision 1p] between neighbouring patches of a tested image, pixels
-    seed: int = 0
+    seed: int = 0  # [ours] of weights, batches and noise; the sources name none
 
     def __post_init__(self):
         check_settings(self)

@@ -62,7 +62,7 @@ class FCBiGANConfig:
         "sum"  # [skal] of D's latent footprints in whole images; [ours] "mean": as large as in training
     )
     early_stopping: bool = False  # [ours: thesis silent; skal stops on held-out error, patience 10, from epoch 51]
-    seed: int = 0
+    seed: int = 0  # [ours] of weights, batches and noise; the sources name none
 
     def __post_init__(self):
         check_settings(self)

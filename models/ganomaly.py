@@ -84,7 +84,7 @@ class GANomalyConfig:
     score_norm: str = "mean_square"  # [code] "sum_absolute" is the paper's (3e)
     train_second_encoder: bool = True  # [paper] False: [study] E keeps its initial weights, its statistics move
     ge_twice: bool = False  # [study] True: scores take G_E in the place of E (3c)
-    seed: int = 0
+    seed: int = 0  # [ours] of weights, batches and noise; the sources name none
 
     def __post_init__(self):
         check_settings(self)

@@ -60,7 +60,7 @@ class GRDNetConfig:
     image_size: int = 128  # [2f] pixels; 256 with patches of 128 as in [GRD-pt]
     patch_size: int = 128  # [2f] pixels, what the networks see
     patch_stride: int = 64  # [GRD-pt] between neighbouring patches of a larger image, pixels
-    channels: int = 3
+    channels: int = 3  # [paper Figure 1] RGB noise on RGB images; grayscale categories are replicated
     width: int = 64  # [SGRD-tf] filters of the first convolution and of the U-Net's first level
     stages: int = 5  # [SGRD-tf] of two blocks each; all but the first halve the image: 8x8 latents need 6 at 256 pixels
     residual: bool = True  # [paper 5] False: the same convolutions without shortcuts, the "vanilla" of Table 1
@@ -70,7 +70,7 @@ class GRDNetConfig:
     batch_norm: bool = False  # [2m] in G, E and D; the U-Net always has it
     norm_momentum: float = 0.9  # [draem] what a step keeps of the U-Net's moving statistics; Keras' own is 0.99
     statistics_batches: int = 0  # [ours] batches on which each epoch ends by measuring them anew; 0: on none
-    discriminative: bool = True  # False: without the U-Net, the generative part alone (Table 1)
+    discriminative: bool = True  # [paper 5] False: without the U-Net, the generative part alone (Table 1)
     adversarial_weight: float = 1.0  # [paper eq. 3] w1
     contextual_weight: float = 50.0  # [paper eq. 3] w2
     encoder_weight: float = 1.0  # [paper eq. 3] w3
@@ -90,7 +90,7 @@ class GRDNetConfig:
     noise: str = "rgb"  # [2h] a random colour for each pixel; "perlin", "gray", "texture": `CorruptedSampler`
     textures: int = 256  # [ours] as DRAEM's, for that noise alone
     texture_folder: str = ""  # likewise
-    seed: int = 0
+    seed: int = 0  # [ours] of weights, batches and noise; the sources name none
 
     def __post_init__(self):
         check_settings(self)
