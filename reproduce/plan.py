@@ -129,7 +129,7 @@ def describe(chosen, profile, found, runs, jobs=1):
     """
     from ganspect.reproduce.cells import departures
 
-    lines, minutes, disk, memory = [f"profile {profile}"], 0.0, 0, [0.0]
+    lines, minutes, disk, memory, smaller = [f"profile {profile}"], 0.0, 0, [0.0], {}
     for paper, cells in chosen.items():
         lines.append(paper.TITLE)
         for cell in cells:
@@ -143,6 +143,7 @@ def describe(chosen, profile, found, runs, jobs=1):
             minutes += left
             disk += method.of(paper, "checkpoint_megabytes")(config) if left else 0
             memory.append(_gigabytes(cell, runs))
+            smaller |= {} if _has_run(cell, runs) else dict.fromkeys(_other_sizes(*_settings(paper, cell)))
             unlike = _unlike(*_settings(paper, cell))
             time = _about(left) + (f" at the profile's {', '.join(unlike)}" if unlike else "")
             stored = standing(cell, runs)
@@ -151,15 +152,20 @@ def describe(chosen, profile, found, runs, jobs=1):
             lines.append(f"  not chosen, at hand: {', '.join(others)} (--categories)")
     cores = len(os.sched_getaffinity(0))
     side = f", {jobs} cells at once" if jobs > 1 else ""
-    room = _room(disk, runs, sum(sorted(memory)[-jobs:]))
+    room = _room(disk, runs, sum(sorted(memory)[-jobs:]), smaller)
     lines.append(f"  {_about(minutes / jobs)} (here: {cores} cores{side}), {room}")
     return "\n".join(lines)
 
 
-def _room(megabytes, folder, gigabytes):
-    """Disk and memory in words."""
-    free = _free(folder) / 1e9
-    return f"{megabytes:.0f} MB of checkpoints ({free:.0f} GB free), about {gigabytes:.1f} GB of memory"
+def _room(megabytes, folder, gigabytes, sizes):
+    """Disk and memory in words; memory as measured with sizes, texts, where they are others."""
+    free, measured = _free(folder) / 1e9, f" (measured with {', '.join(sizes)})" if sizes else ""
+    return f"{megabytes:.0f} MB of checkpoints ({free:.0f} GB free), about {gigabytes:.1f} GB of memory{measured}"
+
+
+def _other_sizes(settings, measured):
+    """Sizes of the measured settings that are others, as texts."""
+    return [f"{name} {measured[name]}" for name in SIZES if settings.get(name) != measured.get(name)]
 
 
 def room_of(paper, name, config, checkpoints, folder):
@@ -175,9 +181,8 @@ def room_of(paper, name, config, checkpoints, folder):
     method, profile = paper.METHODS[name], paper.PROFILES["quick"][name]
     subject, given = Subject("", "", (), config.channels), dataclasses.asdict(config)
     settings, measured = _settings(paper, Cell(paper.NAME, name, subject, config.seed, profile, given))
-    unlike = [f"{field} {measured[field]}" for field in SIZES if settings.get(field) != measured.get(field)]
-    text = _room(checkpoints * method.of(paper, "checkpoint_megabytes")(config), folder, profile.gigabytes)
-    return text + (f" (measured with {', '.join(unlike)})" if unlike else "")
+    megabytes = checkpoints * method.of(paper, "checkpoint_megabytes")(config)
+    return _room(megabytes, folder, profile.gigabytes, _other_sizes(settings, measured))
 
 
 def _at_hand_besides(paper, cells, found):
@@ -186,6 +191,11 @@ def _at_hand_besides(paper, cells, found):
     return [
         s.category for s in paper.SUBJECTS if (s.dataset, s.category) in found and (s.dataset, s.category) not in chosen
     ]
+
+
+def _has_run(cell, runs):
+    """Whether a run of the cell has said how much memory it takes."""
+    return bool(Run(cell.folder(runs)).status.get("peak_megabytes"))
 
 
 def _gigabytes(cell, runs):

@@ -133,6 +133,7 @@ def test_plan_reckons_with_the_epochs_and_with_runs_of_the_same_settings(tmp_pat
         done = inline("reproduce", "fcbigan", *places, "--plan", "--methods", "fcbigan", *options)
         assert done.returncode == 0, done.stderr
         words = " ".join(done.stdout.split())  # long lines are broken
+        assert ("GB of memory (measured with width 16)" in words) == ("width=8" in options)
         return re.search(r"fibres seed 0: .*; new, (about .*) about \d+ minutes \(here", words)[1]
 
     assert planned() == "about 40 minutes"
