@@ -49,8 +49,10 @@ CBIGAN_120 = ("CBiGAN", "cbigan_120_epochs", "CBiGAN, ten times as long")
 AUTOENCODER_120 = (CBIGAN[2], CBIGAN_120[1], f"{CBIGAN[2]}, ten times as long")
 LONGER = {"pill": (CBIGAN_120, AUTOENCODER_120)}
 GRAY = "GRD-Net, gray noise"
+GRAY_64 = ("grdnet_gray_full_width", f"{GRAY}, full width")
 DRAEM_16 = ("grdnet_width_16_200", "DRAEM, width 16")
-EARLY = ("GRD-Net", "GRD-Net, Perlin colours", "DRAEM")  # trained for 35 epochs or more at full width
+EARLY = (("GRD-Net",), ("GRD-Net, Perlin colours",), ("DRAEM",))  # trained for 35 epochs or more at full width
+BOTH = ("pill", "bottle")
 TABLES = {
     "cbigan": ReadmeTable(
         "cbigan",
@@ -99,12 +101,12 @@ TABLES = {
         name: ReadmeTable(
             "grdnet",
             (AUROC, PIXEL),
-            tuple((category, label, (of,) * 2) for category, labels in some for label in labels),
+            tuple((category, label, (of,) * 2, *other) for category, labels in some for label, *other in labels),
         )
         for name, of, some in (
-            ("grdnet", "2", tuple((category, (*EARLY, GRAY)) for category in ("pill", "bottle"))),
-            ("grdnet-35", "3", tuple((category, (*EARLY, GRAY)) for category in ("pill", "bottle"))),
-            ("grdnet-200", "5", (("pill", ("GRD-Net", "DRAEM")),)),
+            ("grdnet", "2", tuple((category, (*EARLY, (GRAY, *GRAY_64), (GRAY,))) for category in BOTH)),
+            ("grdnet-35", "3", tuple((category, (*EARLY, (GRAY,))) for category in BOTH)),
+            ("grdnet-200", "5", (("pill", (("GRD-Net",), ("DRAEM",))),)),
         )
     },
     "grdnet-100": ReadmeTable(
@@ -149,7 +151,7 @@ HEADLINES = (
     *(
         ("GRD-Net (IJIS 2023)", "grdnet", of, "pill", label, f"pill, {epochs} epochs", metric, *other)
         for of, epochs, rows in (
-            ("2", 10, tuple((label,) for label in EARLY)),
+            ("2", 10, (*EARLY, (GRAY, *GRAY_64))),
             ("4", 100, (("GRD-Net",), (GRAY,), ("DRAEM", *DRAEM_16))),
         )
         for metric in (AUROC, PIXEL)
