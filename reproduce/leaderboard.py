@@ -38,7 +38,11 @@ LITERATURE = {
     "PatchCore": {"image_auroc": (("PC_i", "official"),), "pixel_auroc": (("PC_p", "official"),)},
 }
 OTHERS = ("other losses", "other scoring", "other noise")  # of verdicts
-LONGER = ("cbigan_120_epochs", "grdnet_gray_statistics")  # ablations that are listed beside the main tables
+LONGER = (
+    "cbigan_120_epochs",
+    "grdnet_gray_statistics",
+    "grdnet_gray_full_width",
+)  # ablations that are listed beside the main tables
 TITLE = """# Leaderboard
 
 Every method on every category that this project has measured, by the image AUROC of the clean protocol (by the pixel

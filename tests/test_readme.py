@@ -31,11 +31,13 @@ def test_a_changed_result_changes_the_table(tmp_path):
     row = next(r for r in rows if shown.items() <= r.items() and (r["metric"], r["protocol"]) == PIXELS)
     row["value"] = 0.4321
     write_csv(tmp_path / "grdnet.csv", rows, collect.COLUMNS)
+    (tmp_path / "ablations").symlink_to(results / "ablations")
     assert "0.432" in readme.table("grdnet", tmp_path) and "0.432" not in readme.table("grdnet", results)
 
 
 def test_a_row_without_results_is_named(tmp_path):
     source = (ROOT / "reproduce" / "results" / "grdnet.csv").read_text(encoding="utf-8").splitlines(keepends=True)
     (tmp_path / "grdnet.csv").write_text("".join(x for x in source if "DRAEM" not in x), encoding="utf-8")
+    (tmp_path / "ablations").symlink_to(ROOT / "reproduce" / "results" / "ablations")
     with pytest.raises(KeyError, match="no row of grdnet for DRAEM, bottle"):
         readme.table("grdnet", tmp_path)
