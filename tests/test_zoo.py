@@ -10,6 +10,7 @@ import tensorflow as tf
 from ganspect.data.arrays import load_category
 from ganspect.data.synthetic import make
 from ganspect.evaluation import metrics
+from ganspect.reproduce.model_card import card
 
 ZOO = Path(__file__).resolve().parents[1] / "examples" / "zoo"
 MODELS = {"fcbigan": "fibres", "f-anogan": "weave", "draem": "object", "grdnet": "object"} | dict.fromkeys(
@@ -32,6 +33,12 @@ def test_every_method_has_a_model():
         assert f"| {evaluation['image_auroc']:.3f} |" in row and f"{evaluation['caught']} of" in row
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_a_card_is_that_of_its_metadata(name):
+    known = json.loads((ZOO / name / "metadata.json").read_text(encoding="utf-8"))
+    assert (ZOO / name / "README.md").read_text(encoding="utf-8") == card(known)
+
+
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "anogan")) for n in MODELS])
 def test_a_model_scores_as_it_says(name, root):
     known = json.loads((ZOO / name / "metadata.json").read_text(encoding="utf-8"))
@@ -47,3 +54,6 @@ def test_a_model_scores_as_it_says(name, root):
     assert metrics.image_auroc(arrays.labels, scores) == pytest.approx(evaluation["image_auroc"], abs=0.006)  # a pair
     counts = [int(called[arrays.labels == label].sum()) for label in (1, 0)]
     assert counts == [evaluation["caught"], evaluation["false_alarms"]]
+    height, width = size or arrays.test[0].shape[:2]
+    broken = model.signatures["serve_float"](images=tf.fill((1, height, width, known["channels"]), np.nan))
+    assert np.isnan(broken["score"].numpy()).all() and broken["label"].numpy().tolist() == [1]
