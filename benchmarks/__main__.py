@@ -106,6 +106,7 @@ SECTIONS = (
     ),
     Section("What reaches GRD-Net's autoencoder before its first step", "first_gradients.py"),
     Section("Pixel metrics beside scikit-learn's", "pixel_metrics.py --pixels 10000000 --limit 25", needs="sklearn"),
+    Section("Pixel metrics of 10^8 pixels", "pixel_metrics.py --pixels 100000000 --rounds 1", needs="sklearn"),
 )
 
 
