@@ -94,6 +94,11 @@ SECTIONS = (
         "--rounds 3",
         "What `--precision bfloat16` does on a processor that multiplies in it (AVX512_BF16).",
     ),
+    Section(
+        "The same at a quarter of the width",
+        "steps.py --methods draem grdnet fcbigan --width 16 --precision float32 bfloat16 --rounds 5",
+        "The width of `ganspect train` and of the quick profile.",
+    ),
     Section("Forms of convolutions", "convolutions.py --rounds 3"),
     Section("Steps that repeat", "repeatable_steps.py"),
     Section("Memory", "memory.py --profiles quick"),
