@@ -1,8 +1,8 @@
-"""The README's tables, made from the committed results and written between its markers.
+"""The tables of README.md and docs/results.md, made from the committed results and written between their markers.
 
-    python -m ganspect.reproduce.readme README.md --results reproduce/results
+    python -m ganspect.reproduce.readme README.md docs/results.md --results reproduce/results
 
-A table stands between `<!-- table NAME -->` and `<!-- end -->`; `TABLES` says what it holds. Nothing else of the file
+A table stands between `<!-- table NAME -->` and `<!-- end -->`; `TABLES` says what it holds. Nothing else of the files
 is touched. Every measured cell shows both protocols, where both measure it.
 """
 
@@ -247,14 +247,15 @@ def rewritten(text, results):
 
 
 def main(arguments=None):
-    """Rewrites a file; returns 0."""
+    """Rewrites files; returns 0."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("file", type=Path)
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE")
     parser.add_argument("--results", type=Path, default=Path("reproduce/results"))
     options = parser.parse_args(arguments)
-    text = rewritten(options.file.read_text(encoding="utf-8"), options.results)
-    with atomic_write(options.file) as file:
-        file.write(text)
+    for path in options.files:
+        text = rewritten(path.read_text(encoding="utf-8"), options.results)
+        with atomic_write(path) as file:
+            file.write(text)
     return 0
 
 
