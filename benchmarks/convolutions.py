@@ -84,7 +84,7 @@ def row(shape, batch, rounds):
     import tensorflow as tf
 
     from ganspect.models import convolutions
-    from ganspect.models.convolution_forms import TO_IMAGES, TO_KERNEL, TO_SLOPES
+    from ganspect.models.convolutions import TO_IMAGES, TO_KERNEL, TO_SLOPES
 
     side, stride, padding, wide, inputs, outputs, narrow = shape
     wide, rng = tuple(wide), np.random.default_rng(0)
@@ -93,12 +93,13 @@ def row(shape, batch, rounds):
         for s in ((batch, *wide, inputs), (*side, inputs, outputs), (batch, *narrow, outputs))
     )
     whole = ["whole"] if padding == "VALID" and side == wide else []
+    fewer = ["winograd"] if 2 <= -(-max(side) // stride) <= 3 else []
     forms = {
-        "x": ["stock", *(["turned"] if stride == 1 else ["phases", "columns"]), *whole],
-        "w": ["stock", "windows", *(["rows"] if stride == 1 else []), *whole],
+        "x": ["stock", *(["turned"] if stride == 1 else ["phases", "columns"]), *whole, *fewer],
+        "w": ["stock", "windows", *(["rows"] if stride == 1 else []), *whole, *fewer],
     }
     runs = {}
-    for k in ["stock", *(["patches"] if stride == 2 else [])]:
+    for k in ["stock", *(["patches"] if stride == 2 else []), *fewer]:
         graph = tf.function(lambda x, w, k=k: TO_SLOPES[k](x, w, stride, padding))
         runs["y", k] = lambda graph=graph: graph(x, w)
     for k in forms["x"]:

@@ -5,9 +5,11 @@ far below. With y = x * w, images x `[B, H, W, I]`, kernels w `[k, l, I, O]`, y 
     y, dL/dx, dL/dw by other convolutions and by matrix products                               -> `convolution_forms`
     y itself, where x and y have few channels: several pixels of a row as one                  -> `widened`
     y of one image by oneDNN, many channels: dL/dx of the kernel turned, also in inference     -> `forward_of_one`
-All are exact: the sums are the same but for their order, so results differ by rounding alone. Each of the three
-functions y(x, w), dL/dx(dL/dy, w), dL/dw(x, dL/dy) is linear in both arguments and its gradients are the other two,
-which is how they are registered (`Convolution`): gradients of gradients (WGAN-GP) take the same forms.
+    all three, many channels: a quarter to 0.4 of the multiplications                          -> `convolution_winograd`
+All are exact: the sums are the same but for their order, or others that make the same, so results differ by rounding
+alone. Each of the three functions y(x, w), dL/dx(dL/dy, w), dL/dw(x, dL/dy) is linear in both arguments and its
+gradients are the other two, which is how they are registered (`Convolution`): gradients of gradients (WGAN-GP) take the
+same forms.
 
 Which form a shape takes is measured (`benchmarks/convolutions.py`), apart for each kind of kernels that TensorFlow has
 on a machine (`kernels`); where none is faster, TensorFlow's is used. Only inside `fast()`, which `Detector.minimise`
@@ -25,10 +27,15 @@ import keras
 import numpy as np
 from keras import layers
 
-from ganspect.models.convolution_forms import TO_IMAGES, TO_KERNEL, TO_SLOPES, borders
+from ganspect.models import convolution_forms
+from ganspect.models.convolution_forms import borders
+from ganspect.models.convolution_winograd import winograd_images, winograd_kernel, winograd_slopes
 from ganspect.models.processor import instructions
 
 NEURAL = {"avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16"}  # instructions
+TO_SLOPES = convolution_forms.TO_SLOPES | {"winograd": winograd_slopes}
+TO_IMAGES = convolution_forms.TO_IMAGES | {"winograd": winograd_images}
+TO_KERNEL = convolution_forms.TO_KERNEL | {"winograd": winograd_kernel}
 LEAST_WORK = 2**23  # multiplications of a call
 _state = threading.local()
 
@@ -270,6 +277,8 @@ def chosen(slopes, kernel, size, stride, padding):
     """
     inputs, outputs = kernel[2:]
     pixels, work = (slopes[0] or 1) * slopes[1] * slopes[2], inputs * outputs
+    if fewer_pays(pixels, max(size), kernel, stride):
+        return "winograd", "winograd"
     if padding == "VALID" and tuple(kernel[:2]) == tuple(size):
         return "whole", "whole"
     if kernels() == "onednn":
@@ -302,6 +311,30 @@ def _beside_onednn(pixels, inputs, outputs, side, stride):
     return "stock", "windows" if work >= 2**16 else "stock"
 
 
+def fewer_pays(pixels, side, kernel, stride):
+    """Whether `convolution_winograd` is faster: by the time of its products, of moving pixels, of the kernel.
+
+    Beside oneDNN alone, whose products of many matrices are fast. Layers as small as those of networks at a quarter of
+    their width are left as they were.
+
+    Args:
+        pixels: of y, in all images.
+        side: of x, the longer one; matrices over a whole axis take the longer the longer it is.
+        kernel: `[k, l, I, O]`.
+        stride: 1 or 2.
+    """
+    inputs, outputs = kernel[2:]
+    work = inputs * outputs
+    if kernels() != "onednn" or (stride, *kernel[:2]) not in ((1, 3, 3), (2, 4, 4)):
+        return False
+    if stride == 2:
+        return pixels >= (8192 if work < 2**15 else 1024) and work >= 2**13 and min(inputs, outputs) >= 64
+    if work < (2**15 if pixels >= 8192 else 2**17):
+        return False
+    rows = (1 / inputs + 1 / outputs) * (30 + 0.6 * side)
+    return rows + (500 if work < 2**20 else 250) / pixels < 0.9
+
+
 def _heavy(pixels, side, work):
     """Whether a kernel, for stride 2, is large beside the pixels that it is for: oneDNN then spends its time on it."""
     return work >= 2**18 and pixels <= 2048 and side[0] % 2 == side[1] % 2 == 0
@@ -315,10 +348,15 @@ def chosen_for_slopes(images, kernel, stride, padding):
         kernel: `[k, l, I, O]`.
         stride, padding: as of `Convolution`.
     """
-    if kernels() != "onednn" or stride != 2:
+    if kernels() != "onednn":
         return "stock"
-    sizes = ((n + sum(borders(n, k, 2, padding)) - k) // 2 + 1 for n, k in zip(images[1:3], kernel[:2], strict=True))
+    around = (sum(borders(n, k, stride, padding)) for n, k in zip(images[1:3], kernel[:2], strict=True))
+    sizes = ((n + more - k) // stride + 1 for n, more, k in zip(images[1:3], around, kernel[:2], strict=True))
     pixels = (images[0] or 1) * math.prod(sizes)
+    if fewer_pays(pixels, max(images[1:3]), kernel, stride):
+        return "winograd"
+    if stride != 2:
+        return "stock"
     return "patches" if pixels >= 64 and _heavy(pixels, kernel[:2], kernel[2] * kernel[3]) else "stock"
 
 

@@ -10,8 +10,7 @@ import pytest
 from tiny_methods import TINY
 
 from ganspect.models import convolutions
-from ganspect.models.convolution_forms import TO_IMAGES, TO_KERNEL, TO_SLOPES
-from ganspect.models.convolutions import Convolution, widened
+from ganspect.models.convolutions import TO_IMAGES, TO_KERNEL, TO_SLOPES, Convolution, widened
 
 tf = pytest.importorskip("tensorflow")
 if keras.backend.backend() != "tensorflow":
@@ -28,9 +27,10 @@ SHAPES = [
 def forms(side, stride, padding, size):
     """The forms that are made for a shape, together: of dL/dx, dL/dw and y."""
     whole = ["whole"] if padding == "VALID" and side == size and stride == 1 else []
-    images = ["stock", *(["turned"] if stride == 1 else ["phases", "columns"]), *whole]
-    kernels = ["stock", "windows", *(["rows"] if stride == 1 else []), *whole]
-    return itertools.product(images, kernels, ["stock", *(["patches"] if stride == 2 else [])])
+    fewer = ["winograd"] if -(-max(side) // stride) <= 3 else []
+    images = ["stock", *(["turned"] if stride == 1 else ["phases", "columns"]), *whole, *fewer]
+    kernels = ["stock", "windows", *(["rows"] if stride == 1 else []), *whole, *fewer]
+    return itertools.product(images, kernels, ["stock", *(["patches"] if stride == 2 else []), *fewer])
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -131,14 +131,15 @@ def test_what_is_chosen_fits_the_shape_beside_any_kernels(kind, monkeypatch):
                 assert (*pair, y) in list(forms(*shape))
                 taken.update((*pair, y))
     assert taken >= {"stock", "phases", "windows", "rows", "whole"} | (
-        {"columns", "patches"} if kind == "onednn" else set()
+        {"columns", "patches", "winograd"} if kind == "onednn" else set()
     )
     images = tf.constant(np.random.default_rng(0).normal(size=(8, 32, 32, 64)).astype("float32"))
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [
             keras.Input((32, 32, 64)),
-            keras.layers.Conv2D(128, 3, padding="same", activation="relu"),
+            keras.layers.Conv2D(128, 3, padding="same", activation="tanh"),
+            keras.layers.Conv2D(256, 3, padding="same", activation="tanh"),  # convolution_winograd beside oneDNN
             keras.layers.Conv2D(1024, 4, strides=2, padding="same"),
             keras.layers.Conv2DTranspose(64, 4, strides=2, padding="same"),
         ]
