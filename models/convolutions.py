@@ -329,7 +329,7 @@ def fewer_pays(pixels, side, kernel, stride):
         return False
     if stride == 2:
         return pixels >= (8192 if work < 2**15 else 1024) and work >= 2**13 and min(inputs, outputs) >= 64
-    if work < (2**15 if pixels >= 8192 else 2**17):
+    if work < (2**15 if pixels >= 4096 else 2**17):
         return False
     rows = (1 / inputs + 1 / outputs) * (30 + 0.6 * side)
     return rows + (500 if work < 2**20 else 250) / pixels < 0.9

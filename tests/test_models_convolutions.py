@@ -187,6 +187,24 @@ def test_one_image_beside_onednn(count, pad, monkeypatch):
         np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(b).max())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "fewer"), [(16, False), (64, True)])
+def test_networks_at_a_quarter_of_their_width_keep_their_sums(width, fewer, monkeypatch):
+    """DRAEM, batches of 8 at 128 pixels: `convolution_winograd` at the paper's width, nowhere at the tables'."""
+    from ganspect.models.draem import DRAEM, DRAEMConfig
+
+    monkeypatch.setattr(convolutions, "kernels", lambda: "onednn")
+    taken, pays = set(), convolutions.fewer_pays
+    monkeypatch.setattr(convolutions, "fewer_pays", lambda *shape: pays(*shape) and not taken.add(shape))
+    detector = DRAEM(DRAEMConfig(width=width, image_size=128))
+    detector.compile()
+    images = tf.TensorSpec((8, 128, 128, 3), "uint8")
+    mask = tf.TensorSpec((8, 128, 128, 1), "uint8")
+    batch = {"images": images, "corrupted": images, "mask": mask, "roi": mask}
+    tf.function(lambda batch: detector.step(detector.prepare(batch))).get_concrete_function(batch)
+    assert bool(taken) == fewer
+
+
 @pytest.mark.parametrize("method", ["cbigan", "ganomaly"])
 def test_a_training_step_is_freed_with_its_detector(method, monkeypatch):
     """Gradients of the forms leave nothing behind in TensorFlow; CBiGAN has gradients of gradients."""
