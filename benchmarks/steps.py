@@ -12,8 +12,9 @@ author write them (`textbook.py`); with `--xla`, there too, ours compiled by XLA
 `--xla` are of float32.
 
 GFLOP are those that our step needs, counted by XLA before it optimises (JAX must be installed; a process of its own
-counts where the backend is TensorFlow); a PyTorch row is judged by the same number. The peak is of a square matrix
-product in the same precision, measured in the same rounds. TensorFlow is not needed with the JAX backend.
+counts where the backend is TensorFlow); a PyTorch row is judged by the same number. `convolution_winograd` needs fewer,
+so that a share of the peak may exceed one. The peak is of a square matrix product in the same precision, measured in
+the same rounds. TensorFlow is not needed with the JAX backend.
 """
 
 import argparse
