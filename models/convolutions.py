@@ -27,7 +27,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from ganspect.models import convolution_forms
+from ganspect.models import convolution_forms, convolution_pooling
 from ganspect.models.convolution_forms import borders
 from ganspect.models.convolution_winograd import winograd_images, winograd_kernel, winograd_slopes
 from ganspect.models.processor import instructions
@@ -74,7 +74,7 @@ def released():
 
 
 def install(model):
-    """Lets every convolution of a built model look here first; to be called once more after layers are added.
+    """Lets convolutions and poolings of a built model look here first; to be called once more after layers are added.
 
     Nothing is done where TensorFlow sees a GPU, for its kernels there are fast.
     """
@@ -85,6 +85,15 @@ def install(model):
     for layer in model._flatten_layers():
         if type(layer) in (layers.Conv2D, layers.Conv2DTranspose) and "call" not in vars(layer):
             layer.call = functools.partial(_call, layer, layer.call)
+        elif type(layer) is layers.AveragePooling2D and "call" not in vars(layer):
+            layer.call = functools.partial(_pooled, layer, layer.call)
+
+
+def _pooled(layer, stock, inputs):
+    """`layer.call` of a pooling, its gradient copied where oneDNN is slow at it."""
+    if not (getattr(_state, "on", False) and kernels() == "onednn" and convolution_pooling.suits(layer, inputs)):
+        return stock(inputs)
+    return convolution_pooling.averaged(inputs)
 
 
 def _call(layer, stock, inputs):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny_methods import TINY
 
-from ganspect.models import convolutions
+from ganspect.models import convolution_pooling, convolutions
 from ganspect.models.convolutions import TO_IMAGES, TO_KERNEL, TO_SLOPES, Convolution, widened
 
 tf = pytest.importorskip("tensorflow")
@@ -185,6 +185,38 @@ def test_one_image_beside_onednn(count, pad, monkeypatch):
     assert len(made) == 2 * (count == 1 and pad == "same")
     for a, b in zip(trained, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(b).max())
+
+
+def test_pooling_is_what_it_was_to_the_last_bit(monkeypatch):
+    """In first and second order; the copied gradient is taken for few channels alone."""
+    monkeypatch.setattr(convolutions, "kernels", lambda: "onednn")
+    rng = np.random.default_rng(0)
+    taken, form = [], convolution_pooling.averaged
+    monkeypatch.setattr(convolution_pooling, "averaged", lambda x: taken.append(x.shape) or form(x))
+    for channels in (3, 16):
+        images = tf.constant(rng.normal(size=(8, 128, 128, channels)).astype("float32"))
+        model = keras.Sequential([keras.Input((128, 128, channels)), keras.layers.AveragePooling2D(2)])
+
+        def found(model=model, images=images):
+            with tf.GradientTape() as outer:
+                outer.watch(images)
+                with tf.GradientTape() as inner:
+                    inner.watch(images)
+                    y = model(images)
+                    total = tf.reduce_sum(tf.sin(y))
+                first = inner.gradient(total, images)
+                square = tf.reduce_sum(first**3)
+            return [y, first, outer.gradient(square, images)]
+
+        expected = found()
+        convolutions.install(model)
+        with convolutions.fast():
+            ours = found()
+        assert bool(taken) == (channels == 3)
+        taken.clear()
+        for a, b in zip(ours, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+            assert np.abs(b).max() > 0
 
 
 @pytest.mark.slow
