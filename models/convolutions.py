@@ -36,6 +36,7 @@ NEURAL = {"avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "amx_int8", "amx
 TO_SLOPES = convolution_forms.TO_SLOPES | {"winograd": winograd_slopes}
 TO_IMAGES = convolution_forms.TO_IMAGES | {"winograd": winograd_images}
 TO_KERNEL = convolution_forms.TO_KERNEL | {"winograd": winograd_kernel}
+WINOGRAD = "GANSPECT_WINOGRAD"  # in the environment
 LEAST_WORK = 2**23  # multiplications of a call
 _state = threading.local()
 
@@ -324,7 +325,8 @@ def fewer_pays(pixels, side, kernel, stride):
     """Whether `convolution_winograd` is faster: by the time of its products, of moving pixels, of the kernel.
 
     Beside oneDNN alone, whose products of many matrices are fast. Layers as small as those of networks at a quarter of
-    their width are left as they were.
+    their width are left as they were. `GANSPECT_WINOGRAD=0` in the environment refuses it, for the numbers of earlier
+    trainings.
 
     Args:
         pixels: of y, in all images.
@@ -334,7 +336,7 @@ def fewer_pays(pixels, side, kernel, stride):
     """
     inputs, outputs = kernel[2:]
     work = inputs * outputs
-    if kernels() != "onednn" or (stride, *kernel[:2]) not in ((1, 3, 3), (2, 4, 4)):
+    if os.environ.get(WINOGRAD) == "0" or kernels() != "onednn" or (stride, *kernel[:2]) not in ((1, 3, 3), (2, 4, 4)):
         return False
     if stride == 2:
         return pixels >= (8192 if work < 2**15 else 1024) and work >= 2**13 and min(inputs, outputs) >= 64

@@ -158,6 +158,15 @@ def test_what_is_chosen_fits_the_shape_beside_any_kernels(kind, monkeypatch):
         np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(b).max())
 
 
+def test_the_environment_refuses_winograd(monkeypatch):
+    monkeypatch.setattr(convolutions, "kernels", lambda: "onednn")
+    for shape in ((2048, 16, (3, 3, 512, 512), 1), (4096, 16, (4, 4, 128, 256), 2)):
+        monkeypatch.delenv("GANSPECT_WINOGRAD", raising=False)
+        assert convolutions.fewer_pays(*shape)
+        monkeypatch.setenv("GANSPECT_WINOGRAD", "0")
+        assert not convolutions.fewer_pays(*shape)
+
+
 @pytest.mark.parametrize("pad", ["same", "valid"])
 @pytest.mark.parametrize("count", [1, 2])
 def test_one_image_beside_onednn(count, pad, monkeypatch):

@@ -302,3 +302,20 @@ def test_changes_are_those_of_code(tmp_path):
     (tmp_path / "new.py").unlink()
     (tmp_path / "training/module.py").write_text("a = 2\n")
     assert run_module.git_state(tmp_path / "training") == (head, True)
+
+
+@pytest.mark.parametrize(
+    ("backend", "refused", "before"),
+    [
+        ("tensorflow", None, ""),
+        ("tensorflow", "0", "GANSPECT_WINOGRAD=0 "),
+        ("tensorflow", "1", ""),
+        ("jax", "0", "KERAS_BACKEND=jax "),
+    ],
+)
+def test_the_command_says_what_the_environment_makes_of_numbers(backend, refused, before, monkeypatch):
+    monkeypatch.setattr(run_module.sys, "argv", ["/usr/bin/ganspect", "reproduce", "grdnet", "--set", "width=4"])
+    monkeypatch.delenv("GANSPECT_WINOGRAD", raising=False)
+    if refused is not None:
+        monkeypatch.setenv("GANSPECT_WINOGRAD", refused)
+    assert run_module.command_line(backend) == before + "ganspect reproduce grdnet --set width=4"

@@ -28,7 +28,7 @@ POLL = 0.5  # seconds between two looks at the tasks
 BEAT = 1.0  # seconds between two updates of a task
 CARRIED = (  # of this process to the workers: they change the bits of a training, or what it prints
     *("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "KERAS_BACKEND"),
-    *("TF_ENABLE_ONEDNN_OPTS", "TF_CPP_MIN_LOG_LEVEL", "XLA_FLAGS"),
+    *("TF_ENABLE_ONEDNN_OPTS", "GANSPECT_WINOGRAD", "TF_CPP_MIN_LOG_LEVEL", "XLA_FLAGS"),
 )
 
 

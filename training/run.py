@@ -288,7 +288,9 @@ def make_manifest(seed, fingerprint, threads, backend, devices=ONE):
 
 
 def command_line(backend="tensorflow"):
-    """The command as a user would type it, quoted for a shell; a backend other than TensorFlow stands before it.
+    """The command as a user would type it, quoted for a shell, behind what the environment says of the numbers.
+
+    That is a backend other than TensorFlow and `GANSPECT_WINOGRAD=0` (`models/convolutions.py`).
 
     A script of this project's is named as a module, any other by its file's name alone.
     """
@@ -300,4 +302,6 @@ def command_line(backend="tensorflow"):
     elif script.resolve().is_relative_to(package / "reproduce"):
         program = ["python", "-m", f"ganspect.reproduce.{script.stem}"]
     setting = "" if backend == "tensorflow" else f"KERAS_BACKEND={backend} "
+    if backend == "tensorflow" and os.environ.get("GANSPECT_WINOGRAD") == "0":
+        setting = "GANSPECT_WINOGRAD=0 "
     return setting + shlex.join([*program, *sys.argv[1:]])
