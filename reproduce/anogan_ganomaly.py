@@ -154,7 +154,7 @@ ONE = ("casting",)  # three hours on two cores
 QUICK_ANOGAN = Profile(
     quick_anogan, minutes=60, gigabytes=2, drawn=(100, 100), normals=50, train=50, categories=ONE
 )  # fmt: skip
-QUICK_GANOMALY = Profile(quick_ganomaly, curve=5, minutes=60, gigabytes=3, train=100, categories=ONE)
+QUICK_GANOMALY = Profile(quick_ganomaly, curve=5, minutes=60, gigabytes=4, train=100, categories=ONE)
 QUICK_SMALL = Profile(SMALL, curve=5, minutes=8, gigabytes=1.5, categories=ONE)
 QUICK_64 = Profile(dict(width=8), curve=5, minutes=2, gigabytes=0.8)
 QUICK_256 = Profile(dict(width=8), curve=5, minutes=17, gigabytes=3)
@@ -179,7 +179,7 @@ PROFILES = {
             if name.startswith("anogan")
         },
         **{
-            name: Profile(curve=10, minutes=70, gigabytes=3, train=100)
+            name: Profile(curve=10, minutes=70, gigabytes=4, train=100)
             for name in METHODS
             if name.startswith("ganomaly")
         },

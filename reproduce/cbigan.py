@@ -160,12 +160,12 @@ PROFILES = {
         if name != "alpha-0.001"
     }
     | {
-        "ganomaly": Profile(curve=5, minutes=15, gigabytes=1.5, categories=QUICK_CATEGORIES),
+        "ganomaly": Profile(curve=5, minutes=15, gigabytes=2.1, categories=QUICK_CATEGORIES),
         "f-anogan": Profile(QUICK_FANOGAN, minutes=12, gigabytes=4.5, categories=QUICK_CATEGORIES),
     },
     "paper": {name: Profile(curve=10, minutes=60 * 60, gigabytes=2) for name in METHODS if name != "alpha-1e-05"}
     | {"cbigan-2020": Profile(dict(epochs=PRESETS["2020"]["epochs"]), curve=10, minutes=60 * 10, gigabytes=2)}
-    | {"ganomaly": Profile(curve=10, minutes=15, gigabytes=1.5), "f-anogan": Profile(minutes=60 * 200, gigabytes=4.5)},
+    | {"ganomaly": Profile(curve=10, minutes=15, gigabytes=2.1), "f-anogan": Profile(minutes=60 * 200, gigabytes=4.5)},
 }
 
 

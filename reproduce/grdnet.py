@@ -228,11 +228,11 @@ PROFILES = {
     "quick": {
         **{name: Profile(QUICK, curve=5, minutes=20, gigabytes=3, categories=QUICK_CATEGORIES) for name in METHODS},
         "draem": Profile(QUICK, curve=5, minutes=12, gigabytes=2, categories=QUICK_CATEGORIES),
-        "ganomaly": Profile(curve=5, minutes=25, gigabytes=1.5, categories=QUICK_CATEGORIES),
+        "ganomaly": Profile(curve=5, minutes=25, gigabytes=2.1, categories=QUICK_CATEGORIES),
     },
     "paper": {
-        **{name: Profile(curve=20, minutes=60 * 24 * 3, gigabytes=8.5) for name in METHODS},
-        "ganomaly": Profile(curve=10, minutes=25, gigabytes=1.5),
+        **{name: Profile(curve=20, minutes=60 * 24 * 3, gigabytes=12.5) for name in METHODS},
+        "ganomaly": Profile(curve=10, minutes=25, gigabytes=2.1),
     },
 }
 
