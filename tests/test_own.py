@@ -56,7 +56,7 @@ def test_training_says_what_it_chose_and_the_next_command(trained):
     assert "16 images to train on, 8 held out for the threshold; gray" in done.stdout
     text = "other than in the method's paper: image_size 32; width 4; latent_size 6; batch_size 4; steps_per_epoch 2"
     assert text in done.stdout
-    measured = r"MB of checkpoints \(\d+ GB free\), about 1.5 GB of memory \(measured with width 64, image_size 64, "
+    measured = r"MB of checkpoints \(\d+ GB free\), about 2.1 GB of memory \(measured with width 64, image_size 64, "
     assert re.search(r"\d+ " + measured + r"batch_size 64\)", done.stdout)
     assert "image_size 32" in done.stdout and re.search(r"about \d+ minutes? on two cores", done.stdout)
     assert f"next: ganspect calibrate {root / 'det'}" in done.stdout
