@@ -11,10 +11,10 @@ author write them (`textbook.py`); with `--xla`, there too, ours compiled by XLA
 "cbigan_critic" is a batch for D alone. Precisions take turns too, each with a peak of its own; `--textbook` and
 `--xla` are of float32.
 
-GFLOP are those that our step needs, counted by XLA before it optimises (JAX must be installed; a process of its own
-counts where the backend is TensorFlow); a PyTorch row is judged by the same number. `convolution_winograd` needs fewer,
-so that a share of the peak may exceed one. The peak is of a square matrix product in the same precision, measured in
-the same rounds. TensorFlow is not needed with the JAX backend.
+GFLOP are those that our step needs by textbook convolutions, counted by XLA before it optimises (JAX must be installed;
+a process of its own counts where the backend is TensorFlow); all rows are judged by this number. With fewer
+(`convolution_winograd`) a share of the peak may exceed one. The peak is of a square matrix product in the same
+precision, measured in the same rounds. TensorFlow is not needed with the JAX backend.
 """
 
 import argparse

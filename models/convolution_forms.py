@@ -21,6 +21,12 @@ def borders(length, side, stride, padding):
     return total // 2, total - total // 2
 
 
+def counts(size, shape, stride, padding):
+    """(h, w) of y, for images of a size (H, W) and a kernel of a shape (k, l)."""
+    around = (sum(borders(n, k, stride, padding)) for n, k in zip(size, shape, strict=True))
+    return tuple((n + more - k) // stride + 1 for n, more, k in zip(size, around, shape, strict=True))
+
+
 def _stock_slopes(images, kernel, stride, padding):
     """TensorFlow's own y."""
     import tensorflow as tf

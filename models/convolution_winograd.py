@@ -19,7 +19,7 @@ import math
 
 import numpy as np
 
-from ganspect.models.convolution_forms import borders
+from ganspect.models.convolution_forms import borders, counts
 
 TILE = 4  # values of y of a tile, m
 ROOT = math.sqrt(2)
@@ -68,16 +68,16 @@ def transforms(length, side, stride, before, count):
 
 
 @functools.cache
-def of_kernel(shape, stride, counts):
+def of_kernel(shape, stride, made):
     """What makes a kernel's places into the products' points: `[points, strides strides, places]`, float64.
 
     Args:
         shape: (k, l) of the kernel.
         stride: 1 or 2.
-        counts: (h, w) of y.
+        made: (h, w) of y.
     """
     axes = []
-    for side, count in zip(shape, counts, strict=True):
+    for side, count in zip(shape, made, strict=True):
         places, _, _ = toom(min(TILE, count), -(-side // stride))
         axis = np.zeros((len(places), stride, side))
         for place in range(side):
@@ -92,10 +92,10 @@ def spread(images, high, wide):
     import tensorflow as tf
 
     height, width, channels = images.shape[1:]
-    (p, t, a), (q, s, b) = high.shape[:3], wide.shape[:3]
+    (p, t, a), (q, s, b) = high.shape[:3], wide.shape[:3]  # points, tiles, places of the stride
     high, wide = _constant(high, images), _constant(wide, images)
-    found = tf.linalg.matmul(high, tf.reshape(images, (-1, height, width * channels)))
-    found = tf.linalg.matmul(wide, tf.reshape(found, (-1, width, channels)))
+    found = tf.linalg.matmul(high, tf.reshape(images, (-1, height, width * channels)))  # [B, p t a, W C]
+    found = tf.linalg.matmul(wide, tf.reshape(found, (-1, width, channels)))  # [B p t a, q s b, C]
     found = tf.transpose(tf.reshape(found, (-1, p, t, a, q, s, b, channels)), (1, 4, 0, 2, 5, 3, 6, 7))
     return tf.reshape(found, (p * q, -1, a * b * channels))
 
@@ -108,8 +108,10 @@ def gathered(points, high, wide):
     channels = points.shape[2] // (a * b)
     high, wide = _constant(high, points), _constant(wide, points)
     found = tf.transpose(tf.reshape(points, (p, q, -1, t, s, a, b, channels)), (2, 0, 3, 5, 1, 4, 6, 7))
-    found = tf.linalg.matmul(wide, tf.reshape(found, (-1, q * s * b, channels)), transpose_a=True)
-    found = tf.linalg.matmul(high, tf.reshape(found, (-1, p * t * a, width * channels)), transpose_a=True)
+    found = tf.linalg.matmul(wide, tf.reshape(found, (-1, q * s * b, channels)), transpose_a=True)  # [B p t a, W, C]
+    found = tf.linalg.matmul(
+        high, tf.reshape(found, (-1, p * t * a, width * channels)), transpose_a=True
+    )  # [B, H, W C]
     return tf.reshape(found, (-1, height, width, channels))
 
 
@@ -120,21 +122,21 @@ def _constant(axis, like):
     return tf.constant(axis.reshape(-1, axis.shape[-1]), like.dtype)
 
 
-def _axes(size, shape, stride, padding, counts):
-    """`transforms` of both axes: those of x, `(high, wide)`, and those of y."""
+def _axes(size, shape, stride, padding, made):
+    """`transforms` of both axes: those of x, `(high, wide)`, and those of y, whose size is `made`."""
     pairs = [
         transforms(n, k, stride, borders(n, k, stride, padding)[0], count)
-        for n, k, count in zip(size, shape, counts, strict=True)
+        for n, k, count in zip(size, shape, made, strict=True)
     ]
     return tuple(zip(*pairs, strict=True))
 
 
-def _points_of(kernel, stride, counts):
+def _points_of(kernel, stride, made):
     """A kernel `[k, l, I, O]` at the points: `[points, strides strides I, O]`."""
     import tensorflow as tf
 
     side, width, inputs, outputs = kernel.shape
-    places = of_kernel((side, width), stride, counts)
+    places = of_kernel((side, width), stride, made)
     flat = tf.reshape(kernel, (side * width, inputs * outputs))
     found = tf.linalg.matmul(tf.constant(places.reshape(-1, side * width), kernel.dtype), flat)
     return tf.reshape(found, (len(places), -1, outputs))
@@ -145,19 +147,18 @@ def winograd_slopes(images, kernel, stride, padding):
     import tensorflow as tf
 
     size, shape = tuple(images.shape[1:3]), tuple(kernel.shape[:2])
-    around = [sum(borders(n, k, stride, padding)) for n, k in zip(size, shape, strict=True)]
-    counts = tuple((n + more - k) // stride + 1 for n, more, k in zip(size, around, shape, strict=True))
-    to_images, to_slopes = _axes(size, shape, stride, padding, counts)
-    return gathered(tf.linalg.matmul(spread(images, *to_images), _points_of(kernel, stride, counts)), *to_slopes)
+    made = counts(size, shape, stride, padding)
+    to_images, to_slopes = _axes(size, shape, stride, padding, made)
+    return gathered(tf.linalg.matmul(spread(images, *to_images), _points_of(kernel, stride, made)), *to_slopes)
 
 
 def winograd_images(slopes, kernel, size, stride, padding):
     """dL/dx, as `convolution_forms._stock_images`."""
     import tensorflow as tf
 
-    counts = tuple(slopes.shape[1:3])
-    to_images, to_slopes = _axes(tuple(size), tuple(kernel.shape[:2]), stride, padding, counts)
-    seen = _points_of(kernel, stride, counts)
+    made = tuple(slopes.shape[1:3])
+    to_images, to_slopes = _axes(tuple(size), tuple(kernel.shape[:2]), stride, padding, made)
+    seen = _points_of(kernel, stride, made)
     return gathered(tf.linalg.matmul(spread(slopes, *to_slopes), seen, transpose_b=True), *to_images)
 
 
@@ -165,10 +166,10 @@ def winograd_kernel(images, slopes, shape, stride, padding):
     """dL/dw, as `convolution_forms._stock_kernel`."""
     import tensorflow as tf
 
-    size, counts, shape = tuple(images.shape[1:3]), tuple(slopes.shape[1:3]), tuple(shape)
-    to_images, to_slopes = _axes(size, shape[:2], stride, padding, counts)
+    size, made, shape = tuple(images.shape[1:3]), tuple(slopes.shape[1:3]), tuple(shape)
+    to_images, to_slopes = _axes(size, shape[:2], stride, padding, made)
     found = tf.linalg.matmul(spread(images, *to_images), spread(slopes, *to_slopes), transpose_a=True)
-    places = of_kernel(shape[:2], stride, counts)
+    places = of_kernel(shape[:2], stride, made)
     found = tf.reshape(found, (-1, shape[2] * shape[3]))
     back = tf.constant(places.reshape(-1, shape[0] * shape[1]), images.dtype)
     return tf.reshape(tf.linalg.matmul(back, found, transpose_a=True), shape)

@@ -28,7 +28,7 @@ import numpy as np
 from keras import layers
 
 from ganspect.models import convolution_forms, convolution_pooling
-from ganspect.models.convolution_forms import borders
+from ganspect.models.convolution_forms import counts
 from ganspect.models.convolution_winograd import winograd_images, winograd_kernel, winograd_slopes
 from ganspect.models.processor import instructions
 
@@ -324,9 +324,10 @@ def _beside_onednn(pixels, inputs, outputs, side, stride):
 def fewer_pays(pixels, side, kernel, stride):
     """Whether `convolution_winograd` is faster: by the time of its products, of moving pixels, of the kernel.
 
-    Beside oneDNN alone, whose products of many matrices are fast. Layers as small as those of networks at a quarter of
-    their width are left as they were. `GANSPECT_WINOGRAD=0` in the environment refuses it, for the numbers of earlier
-    trainings.
+    Beside oneDNN alone, whose products of many matrices are fast; constants are read off `benchmarks/convolutions.py`.
+    Layers as small as those of networks at a quarter of their width, with which most of the project's tables were made,
+    are left as they were: it would win little there, and change their numbers. `GANSPECT_WINOGRAD=0` in the environment
+    refuses it, for the numbers of earlier trainings.
 
     Args:
         pixels: of y, in all images.
@@ -361,9 +362,7 @@ def chosen_for_slopes(images, kernel, stride, padding):
     """
     if kernels() != "onednn":
         return "stock"
-    around = (sum(borders(n, k, stride, padding)) for n, k in zip(images[1:3], kernel[:2], strict=True))
-    sizes = ((n + more - k) // stride + 1 for n, more, k in zip(images[1:3], around, kernel[:2], strict=True))
-    pixels = (images[0] or 1) * math.prod(sizes)
+    pixels = (images[0] or 1) * math.prod(counts(images[1:3], kernel[:2], stride, padding))
     if fewer_pays(pixels, max(images[1:3]), kernel, stride):
         return "winograd"
     if stride != 2:
