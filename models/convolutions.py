@@ -27,7 +27,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from ganspect.models import convolution_forms, convolution_pooling
+from ganspect.models import activations, convolution_forms, convolution_pooling
 from ganspect.models.convolution_forms import counts
 from ganspect.models.convolution_winograd import winograd_images, winograd_kernel, winograd_slopes
 from ganspect.models.processor import instructions
@@ -75,7 +75,7 @@ def released():
 
 
 def install(model):
-    """Lets convolutions and poolings of a built model look here first; to be called once more after layers are added.
+    """Lets convolutions, poolings and leaky ReLUs of a built model look here first; once more after layers are added.
 
     Nothing is done where TensorFlow sees a GPU, for its kernels there are fast.
     """
@@ -88,6 +88,10 @@ def install(model):
             layer.call = functools.partial(_call, layer, layer.call)
         elif type(layer) is layers.AveragePooling2D and "call" not in vars(layer):
             layer.call = functools.partial(_pooled, layer, layer.call)
+        elif isinstance(layer, keras.Model):
+            for activation in activations.behind_convolutions(layer):  # others cost little; their sums keep their order
+                if "call" not in vars(activation):
+                    activation.call = functools.partial(_leaked, activation, activation.call)
 
 
 def _pooled(layer, stock, inputs):
@@ -95,6 +99,13 @@ def _pooled(layer, stock, inputs):
     if not (getattr(_state, "on", False) and kernels() == "onednn" and convolution_pooling.suits(layer, inputs)):
         return stock(inputs)
     return convolution_pooling.averaged(inputs)
+
+
+def _leaked(layer, stock, inputs):
+    """`layer.call` of a leaky ReLU, without the zeros of its gradient's gradient."""
+    if not getattr(_state, "on", False) or keras.backend.standardize_dtype(inputs.dtype) != "float32":
+        return stock(inputs)
+    return activations.leaky_relu(inputs, float(layer.negative_slope))
 
 
 def _call(layer, stock, inputs):
