@@ -64,13 +64,17 @@ def build(name, batch=None, width=None):
 
 
 def our_critic(detector, images):
-    """The part of `CBiGAN.step` that trains D on one batch, of a detector with `critic_steps` 1."""
+    """The part of `CBiGAN.step` that trains D on one batch, of a detector with `critic_steps` 1.
+
+    Without the moving average of G and E, once a cycle, which is not in the author's step beside it either.
+    """
     parts = iter((True, False))
     detector.each = lambda fn, batches: type(detector).each(detector, fn, batches) if next(parts) else {}
+    detector.average_weights = lambda: None
     try:
         return detector.step(images)
     finally:
-        del detector.each
+        del detector.each, detector.average_weights
 
 
 def step_of(name, detector, precision="float32"):

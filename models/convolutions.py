@@ -4,6 +4,7 @@ Its forward convolution comes near the peak of a processor; its gradients, and s
 far below. With y = x * w, images x `[B, H, W, I]`, kernels w `[k, l, I, O]`, y `[B, h, w, O]`, stride s:
     y, dL/dx, dL/dw by other convolutions and by matrix products                               -> `convolution_forms`
     y itself, where x and y have few channels: several pixels of a row as one                  -> `widened`
+        beside oneDNN, of many pixels                                                          -> `convolution_few`
     y of one image by oneDNN, many channels: dL/dx of the kernel turned, also in inference     -> `forward_of_one`
     all three, many channels: a quarter to 0.4 of the multiplications                          -> `convolution_winograd`
 All are exact: the sums are the same but for their order, or others that make the same, so results differ by rounding
@@ -27,15 +28,23 @@ import keras
 import numpy as np
 from keras import layers
 
-from ganspect.models import activations, convolution_forms, convolution_pooling
+from ganspect.models import activations, convolution_few, convolution_forms, convolution_pooling
 from ganspect.models.convolution_forms import counts
 from ganspect.models.convolution_winograd import winograd_images, winograd_kernel, winograd_slopes
 from ganspect.models.processor import instructions
 
 NEURAL = {"avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16"}  # instructions
-TO_SLOPES = convolution_forms.TO_SLOPES | {"winograd": winograd_slopes}
-TO_IMAGES = convolution_forms.TO_IMAGES | {"winograd": winograd_images}
-TO_KERNEL = convolution_forms.TO_KERNEL | {"winograd": winograd_kernel}
+TO_SLOPES = convolution_forms.TO_SLOPES | {
+    "winograd": winograd_slopes,
+    "strips": convolution_few.strips_slopes,
+    "fours": convolution_few.fours_slopes,
+}
+TO_IMAGES = convolution_forms.TO_IMAGES | {
+    "winograd": winograd_images,
+    "strips": convolution_few.strips_images,
+    "fours": convolution_few.fours_images,
+}
+TO_KERNEL = convolution_forms.TO_KERNEL | {"winograd": winograd_kernel, "fours": convolution_few.fours_kernel}
 WINOGRAD = "GANSPECT_WINOGRAD"  # in the environment
 LEAST_WORK = 2**23  # multiplications of a call
 _state = threading.local()
@@ -113,6 +122,8 @@ def _call(layer, stock, inputs):
     on, alone = getattr(_state, "on", False), is_alone(layer, inputs)
     if alone and not on:
         return _finished(layer, forward_of_one(inputs, layer.kernel))
+    if on and (few := _few(layer, inputs)):
+        return _of_few(layer, inputs, few)
     if not alone and not (on and suits(layer, inputs) and pays(layer, inputs)):
         return stock(inputs)
     import tensorflow as tf
@@ -128,6 +139,27 @@ def _call(layer, stock, inputs):
     else:
         outputs = form(inputs, kernel)
     return _finished(layer, outputs)
+
+
+def _few(layer, inputs):
+    """The forms of a call of few channels and many pixels, or None."""
+    if type(layer) is not layers.Conv2D or kernels() != "onednn" or not suits(layer, inputs):
+        return None
+    shape = tuple(layer.kernel.shape)
+    return convolution_few.forms(tuple(inputs.shape), shape, layer.strides[0], layer.padding.upper())
+
+
+def _of_few(layer, inputs, forms):
+    """`layer.call` in these forms; a 1x1 with a bias has its stock y, which TensorFlow fuses with what follows."""
+    import tensorflow as tf
+
+    if layer.use_bias and tuple(layer.kernel_size) == (1, 1):
+        forms = (*forms[:2], "stock")
+    form = Convolution(1, "SAME", forms, convolution_few.recorded)
+    outputs = form(inputs, tf.convert_to_tensor(layer.kernel))
+    if layer.use_bias:
+        outputs = convolution_few.biased(outputs, tf.convert_to_tensor(layer.bias))
+    return outputs if layer.activation is None else layer.activation(outputs)
 
 
 def _finished(layer, outputs):
@@ -232,18 +264,21 @@ class Convolution:
         padding: "SAME" or "VALID".
         forms: `(form of dL/dx, of dL/dw, of y)`, names of `TO_IMAGES`, `TO_KERNEL` and `TO_SLOPES`; None: as chosen
             by `chosen` and `chosen_for_slopes`.
+        differentiable: what gives a function its gradient; None: `tf.custom_gradient`.
     """
 
-    def __init__(self, stride, padding, forms=None):
+    def __init__(self, stride, padding, forms=None, differentiable=None):
+        import tensorflow as tf
+
         self.stride, self.padding, self.forms = stride, padding, forms
+        self.differentiable = differentiable or tf.custom_gradient
 
     def __call__(self, images, kernel):
         """y: images `[B, H, W, I]`, kernel `[k, l, I, O]` to `[B, h, w, O]`."""
-        import tensorflow as tf
 
         size = images.shape[1:3]
 
-        @tf.custom_gradient
+        @self.differentiable
         def run(x, w):
             def gradient(slope):
                 return self.to_images(slope, w, size), self.to_kernel(x, slope, w.shape)
@@ -257,11 +292,10 @@ class Convolution:
 
     def to_images(self, slopes, kernel, size):
         """dL/dx, or a transposed convolution: slopes `[B, h, w, O]`, kernel, size (H, W) to `[B, H, W, I]`."""
-        import tensorflow as tf
 
         form = self.forms[0] if self.forms else chosen(slopes.shape, kernel.shape, size, self.stride, self.padding)[0]
 
-        @tf.custom_gradient
+        @self.differentiable
         def run(g, w):
             def gradient(x):
                 return self(x, w), self.to_kernel(x, g, w.shape)
@@ -272,12 +306,11 @@ class Convolution:
 
     def to_kernel(self, images, slopes, shape):
         """dL/dw: images `[B, H, W, I]`, slopes `[B, h, w, O]`, the kernel's shape to `[k, l, I, O]`."""
-        import tensorflow as tf
 
         size = images.shape[1:3]
         form = self.forms[1] if self.forms else chosen(slopes.shape, shape, size, self.stride, self.padding)[1]
 
-        @tf.custom_gradient
+        @self.differentiable
         def run(x, g):
             def gradient(w):
                 return self.to_images(g, w, size), self(x, w)

@@ -28,9 +28,11 @@ def forms(side, stride, padding, size):
     """The forms that are made for a shape, together: of dL/dx, dL/dw and y."""
     whole = ["whole"] if padding == "VALID" and side == size and stride == 1 else []
     fewer = ["winograd"] if -(-max(side) // stride) <= 3 else []
-    images = ["stock", *(["turned"] if stride == 1 else ["phases", "columns"]), *whole, *fewer]
-    kernels = ["stock", "windows", *(["rows"] if stride == 1 else []), *whole, *fewer]
-    return itertools.product(images, kernels, ["stock", *(["patches"] if stride == 2 else []), *fewer])
+    odd = stride == side[0] % 2 == side[1] % 2 == 1 and padding == "SAME" and size[1] % 4 == 0
+    few = [*(["strips"] if odd else []), *(["fours"] if odd and side == (1, 1) else [])]
+    images = ["stock", *few, *(["turned"] if stride == 1 else ["phases", "columns"]), *whole, *fewer]
+    kernels = ["stock", "windows", *few[1:], *(["rows"] if stride == 1 else []), *whole, *fewer]
+    return itertools.product(images, kernels, ["stock", *few, *(["patches"] if stride == 2 else []), *fewer])
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
