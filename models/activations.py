@@ -5,22 +5,29 @@ zeros there, and behind a gradient penalty (WGAN-GP) a second backward pass of t
 nothing is handed on: the same numbers, a pass less. The gradient is taken from y, which has the sign of x.
 """
 
+from ganspect.models.recorded import recorded
+
 
 def leaky_relu(images, slope):
     """max(x, slope x), any shape, 0 < slope < 1; differentiable as often as one likes."""
     import tensorflow as tf
 
-    @tf.custom_gradient
     def run(x):
         y = tf.nn.leaky_relu(x, slope)
-        sign = tf.stop_gradient(y)
+        return y, lambda slopes: (sloped(slopes, y, slope),)
 
-        def gradient(g):
-            return tf.raw_ops.LeakyReluGrad(gradients=g, features=sign, alpha=slope)
+    return recorded(run)(images)
 
-        return y, gradient
 
-    return run(images)
+def sloped(slopes, outputs, slope):
+    """dL/dx of `leaky_relu` from dL/dy and y, of one shape; linear in dL/dy, of which alone it has a gradient."""
+    import tensorflow as tf
+
+    def run(g):
+        found = tf.raw_ops.LeakyReluGrad(gradients=g, features=outputs, alpha=slope)
+        return found, lambda more: (sloped(more, outputs, slope),)
+
+    return recorded(run)(slopes)
 
 
 def behind_convolutions(model):

@@ -13,6 +13,8 @@ import math
 
 import numpy as np
 
+from ganspect.models.recorded import recorded
+
 BLOCK = 4  # pixels
 FEW = 4  # channels: of four pixels as many as a vector of AVX-512 holds
 MANY = 2**17  # pixels of a call
@@ -27,7 +29,8 @@ def forms(images, kernel, stride, padding):
         stride, padding: as of `convolutions.Convolution`.
     """
     (side, width, inputs, outputs), across = kernel, images[2]
-    odd = stride == side % 2 == width % 2 == 1 and padding == "SAME" and max(side, width) <= 5
+    same = padding == "SAME" or (side, width) == (1, 1)
+    odd = stride == side % 2 == width % 2 == 1 and same and max(side, width) <= 5
     if not odd or across % BLOCK or max(inputs, outputs) > 2 * FEW or (images[0] or 1) * math.prod(images[1:3]) < MANY:
         return None
     if (side, width) == (1, 1):
@@ -127,20 +130,3 @@ def summed(slopes):
         return tf.reduce_sum(tf.reshape(rows, (across, channels)), 0), lambda b: (tf.broadcast_to(b, tf.shape(g)),)
 
     return recorded(run)(slopes)
-
-
-def recorded(fn):
-    """`tf.custom_gradient` for tapes alone: no operation of its own, so that TensorFlow still fuses fn's with others.
-
-    Args:
-        fn: tensors to `(tensor, gradient)`, where gradient takes the tensor's slopes to a tuple of fn's tensors'.
-    """
-    from tensorflow.python.eager import record
-
-    def call(*tensors):
-        with record.stop_recording():
-            found, gradient = fn(*tensors)
-        record.record_operation(fn.__name__, [found], list(tensors), gradient)
-        return found
-
-    return call

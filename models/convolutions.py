@@ -32,6 +32,7 @@ from ganspect.models import activations, convolution_few, convolution_forms, con
 from ganspect.models.convolution_forms import counts
 from ganspect.models.convolution_winograd import winograd_images, winograd_kernel, winograd_slopes
 from ganspect.models.processor import instructions
+from ganspect.models.recorded import recorded
 
 NEURAL = {"avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16"}  # instructions
 TO_SLOPES = convolution_forms.TO_SLOPES | {
@@ -155,7 +156,7 @@ def _of_few(layer, inputs, forms):
 
     if layer.use_bias and tuple(layer.kernel_size) == (1, 1):
         forms = (*forms[:2], "stock")
-    form = Convolution(1, "SAME", forms, convolution_few.recorded)
+    form = Convolution(1, "SAME", forms, recorded)
     outputs = form(inputs, tf.convert_to_tensor(layer.kernel))
     if layer.use_bias:
         outputs = convolution_few.biased(outputs, tf.convert_to_tensor(layer.bias))
