@@ -39,11 +39,13 @@ TO_SLOPES = convolution_forms.TO_SLOPES | {
     "winograd": winograd_slopes,
     "strips": convolution_few.strips_slopes,
     "fours": convolution_few.fours_slopes,
+    "products": convolution_few.products_slopes,
 }
 TO_IMAGES = convolution_forms.TO_IMAGES | {
     "winograd": winograd_images,
     "strips": convolution_few.strips_images,
     "fours": convolution_few.fours_images,
+    "products": convolution_few.products_images,
 }
 TO_KERNEL = convolution_forms.TO_KERNEL | {"winograd": winograd_kernel, "fours": convolution_few.fours_kernel}
 WINOGRAD = "GANSPECT_WINOGRAD"  # in the environment
@@ -147,7 +149,7 @@ def _few(layer, inputs):
     if type(layer) is not layers.Conv2D or kernels() != "onednn" or not suits(layer, inputs):
         return None
     shape = tuple(layer.kernel.shape)
-    return convolution_few.forms(tuple(inputs.shape), shape, layer.strides[0], layer.padding.upper())
+    return convolution_few.forms(tuple(inputs.shape), shape, layer.strides[0], layer.padding.upper(), layer.use_bias)
 
 
 def _of_few(layer, inputs, forms):
