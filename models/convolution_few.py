@@ -3,8 +3,8 @@
 oneDNN computes 16 channels of y at once (AVX-512), of 3 channels at a fifth of its speed. With stride 1, padding "SAME"
 and kernels `[k, l, I, O]` of odd sides, y of four pixels in a row depends on l + 3 pixels of x:
     l > 1: a convolution with stride (1, 4) and the kernel `[k, l + 3, I, 4 O]`, a band of w   -> `strips_slopes`
-    k = l = 1, few pixels: products of matrices                              -> `products_slopes`, `products_images`
     k = l = 1: products of rows of 4 I numbers with a matrix `[4 I, 4 O]`, w on its diagonal   -> `fours_slopes`
+        up to 4 channels; of up to 8, dL/dw alone is a product                                 -> `forms`
 dL/dx is y of dL/dy with the kernel turned; dL/dw of k = l = 1 is what such a product has on its diagonal. Pixels stay
 where they are in memory. Sums are those of the convolution, with zeros between them.
 """
@@ -19,28 +19,23 @@ from ganspect.models.recorded import recorded
 BLOCK = 4  # pixels
 FEW = 4  # channels: of four pixels as many as a vector of AVX-512 holds
 MANY = 2**17  # pixels of a call
-LITTLE = 2**15  # of which oneDNN's convolution takes longer to begin than a product of matrices takes
 
 
-def forms(images, kernel, stride, padding, bias=False):
-    """What pays beside oneDNN for few channels and many pixels, or for 1x1 without a bias and few pixels.
+def forms(images, kernel, stride, padding):
+    """What pays beside oneDNN for few channels and many pixels.
 
     Args:
         images: shape of x, `[B, H, W, I]`; an unknown B counts as 1.
         kernel: `[k, l, I, O]`.
         stride, padding: as of `convolutions.Convolution`.
-        bias: whether one is added to y.
 
     Returns:
         Names of the forms of dL/dx, dL/dw and y; or None: others are faster.
     """
     (side, width, inputs, outputs), across = kernel, images[2]
-    pixels = (images[0] or 1) * math.prod(images[1:3])
-    if stride == side == width == 1 and not bias and pixels < LITTLE and max(inputs, outputs) <= 16 * FEW:
-        return "products", "stock", "products"
     same = padding == "SAME" or (side, width) == (1, 1)
     odd = stride == side % 2 == width % 2 == 1 and same and max(side, width) <= 5
-    if not odd or across % BLOCK or max(inputs, outputs) > 2 * FEW or pixels < MANY:
+    if not odd or across % BLOCK or max(inputs, outputs) > 2 * FEW or (images[0] or 1) * math.prod(images[1:3]) < MANY:
         return None
     if (side, width) == (1, 1):
         return ("fours",) * 3 if max(inputs, outputs) <= FEW else ("stock", "windows", "stock")
@@ -106,24 +101,6 @@ def fours_slopes(images, kernel, stride, padding, turned=False):
 def fours_images(slopes, kernel, size, stride, padding):
     """dL/dx of 1x1: `[B, H, W, O]` with `[1, 1, I, O]` to `[B, H, W, I]`."""
     return fours_slopes(slopes, kernel, stride, padding, turned=True)
-
-
-def products_slopes(images, kernel, stride, padding):
-    """y of 1x1: `[B, H, W, I]` with `[1, 1, I, O]` to `[B, H, W, O]`."""
-    import tensorflow as tf
-
-    inputs, outputs = kernel.shape[2:]
-    found = tf.linalg.matmul(tf.reshape(images, (-1, inputs)), kernel[0, 0])
-    return tf.reshape(found, (-1, *images.shape[1:3], outputs))
-
-
-def products_images(slopes, kernel, size, stride, padding):
-    """dL/dx of 1x1: `[B, H, W, O]` with `[1, 1, I, O]` to `[B, H, W, I]`."""
-    import tensorflow as tf
-
-    inputs, outputs = kernel.shape[2:]
-    found = tf.linalg.matmul(tf.reshape(slopes, (-1, outputs)), kernel[0, 0], transpose_b=True)
-    return tf.reshape(found, (-1, *slopes.shape[1:3], inputs))
 
 
 def fours_kernel(images, slopes, shape, stride, padding):

@@ -39,13 +39,11 @@ TO_SLOPES = convolution_forms.TO_SLOPES | {
     "winograd": winograd_slopes,
     "strips": convolution_few.strips_slopes,
     "fours": convolution_few.fours_slopes,
-    "products": convolution_few.products_slopes,
 }
 TO_IMAGES = convolution_forms.TO_IMAGES | {
     "winograd": winograd_images,
     "strips": convolution_few.strips_images,
     "fours": convolution_few.fours_images,
-    "products": convolution_few.products_images,
 }
 TO_KERNEL = convolution_forms.TO_KERNEL | {"winograd": winograd_kernel, "fours": convolution_few.fours_kernel}
 WINOGRAD = "GANSPECT_WINOGRAD"  # in the environment
@@ -115,7 +113,7 @@ def _pooled(layer, stock, inputs):
 
 def _leaked(layer, stock, inputs):
     """`layer.call` of a leaky ReLU, without the zeros of its gradient's gradient."""
-    if not getattr(_state, "on", False) or keras.backend.standardize_dtype(inputs.dtype) != "float32":
+    if not getattr(_state, "on", False):
         return stock(inputs)
     return activations.leaky_relu(inputs, float(layer.negative_slope))
 
@@ -149,7 +147,7 @@ def _few(layer, inputs):
     if type(layer) is not layers.Conv2D or kernels() != "onednn" or not suits(layer, inputs):
         return None
     shape = tuple(layer.kernel.shape)
-    return convolution_few.forms(tuple(inputs.shape), shape, layer.strides[0], layer.padding.upper(), layer.use_bias)
+    return convolution_few.forms(tuple(inputs.shape), shape, layer.strides[0], layer.padding.upper())
 
 
 def _of_few(layer, inputs, forms):

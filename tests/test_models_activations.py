@@ -60,10 +60,11 @@ def test_only_those_behind_a_convolution_are_taken():
     assert activations.behind_convolutions(keras.Sequential()) == []
 
 
-def test_values_and_slopes_are_those_of_a_leaky_relu():
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_values_and_slopes_are_those_of_a_leaky_relu(dtype):
     import tensorflow as tf
 
-    x = tf.constant([-3.0, -0.0, 0.0, 1e-30, 2.0])
+    x = tf.constant([-3.0, -0.0, 0.0, 1e-30, 2.0], dtype)
     with tf.GradientTape() as outer:
         outer.watch(x)
         with tf.GradientTape() as tape:
@@ -71,5 +72,5 @@ def test_values_and_slopes_are_those_of_a_leaky_relu():
             y = activations.leaky_relu(x, 0.2)
         slope = tape.gradient(y, x)
     np.testing.assert_array_equal(y, tf.nn.leaky_relu(x, 0.2))
-    np.testing.assert_array_equal(slope, np.float32([0.2, 0.2, 0.2, 1, 1]))
+    np.testing.assert_array_equal(slope, tf.constant([0.2, 0.2, 0.2, 1, 1], dtype))
     assert outer.gradient(slope, x) is None

@@ -30,10 +30,9 @@ def forms(side, stride, padding, size):
     fewer = ["winograd"] if -(-max(side) // stride) <= 3 else []
     odd = stride == side[0] % 2 == side[1] % 2 == 1 and padding == "SAME" and size[1] % 4 == 0
     few = [*(["strips"] if odd else []), *(["fours"] if odd and side == (1, 1) else [])]
-    products = ["products"] if stride == 1 and side == (1, 1) else []
-    images = ["stock", *few, *products, *(["turned"] if stride == 1 else ["phases", "columns"]), *whole, *fewer]
+    images = ["stock", *few, *(["turned"] if stride == 1 else ["phases", "columns"]), *whole, *fewer]
     kernels = ["stock", "windows", *few[1:], *(["rows"] if stride == 1 else []), *whole, *fewer]
-    return itertools.product(images, kernels, ["stock", *few, *products, *(["patches"] if stride == 2 else []), *fewer])
+    return itertools.product(images, kernels, ["stock", *few, *(["patches"] if stride == 2 else []), *fewer])
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
