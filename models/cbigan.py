@@ -39,6 +39,7 @@ POOLED = 5  # [code] of the six blocks of E and D, all but the last end in 2x2 a
 SLOPE = 0.2  # [code] of every leaky ReLU
 FEATURES = ("joint", "first_conv")
 PAIRINGS = ("joint", "as_coded")
+TOGETHER = 2**18  # pixels of a batch from which D takes real and made ones in one call
 WEIGHTS = tuple(i / 10 for i in range(11))  # [code] lambda is swept over these
 
 
@@ -231,8 +232,7 @@ class CBiGAN(Detector):
 
         def critic_losses(x, z, epsilon):
             codes, fakes = full(self.encoder(x, training=True), self.generator(z, training=True))
-            real = ops.mean(full(self.discriminator([x, codes], training=True)[0]))
-            fake = ops.mean(full(self.discriminator([fakes, z], training=True)[0]))
+            real, fake = self.judged((x, codes), (fakes, z))
             wide = epsilon[:, :, None, None]  # [B, 1, 1, 1]
             start, end = (codes, z) if c.penalty_pairing == "joint" else (z, codes)
             slopes = self.input_gradient(
@@ -253,8 +253,7 @@ class CBiGAN(Detector):
             fakes = self.generator(z, training=True)
             l_r = losses.summed_absolute_error(x, self.generator(codes, training=True))
             l_z = losses.summed_absolute_error(z, self.encoder(fakes, training=True))
-            real = ops.mean(full(self.discriminator([x, codes], training=True)[0]))
-            fake = ops.mean(full(self.discriminator([fakes, z], training=True)[0]))
+            real, fake = self.judged((x, codes), (fakes, z))
             return {
                 "eg_loss": (1 - c.alpha) * (real - fake) + c.alpha * (l_r + l_z),
                 "reconstruction_l1": l_r,
@@ -286,6 +285,17 @@ class CBiGAN(Detector):
             logs = self.each(often, batches[:steps]) | self.each(once, batches[steps:])
         self.average_weights()
         return logs
+
+    def judged(self, *pairs):
+        """D's mean output on each pair of images `[B, p, p, C]` and latents `[B, L]`, in training.
+
+        In one call where `TOGETHER`: the same sums in another order, so smaller batches keep the numbers of the tables.
+        """
+        if math.prod(pairs[0][0].shape[:3]) < TOGETHER:
+            return [ops.mean(full(self.discriminator(list(pair), training=True)[0])) for pair in pairs]
+        both = [ops.concatenate(parts, axis=0) for parts in zip(*pairs, strict=True)]
+        outputs = full(self.discriminator(both, training=True)[0])
+        return [ops.mean(part) for part in ops.split(outputs, len(pairs), axis=0)]
 
     def average_weights(self):
         """Moves the averages of G and E towards their weights, by the decay of one cycle."""
