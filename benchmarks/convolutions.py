@@ -4,7 +4,7 @@
 
 Times y, dL/dx (also the transposed convolution) and dL/dw in TensorFlow's own form and in those of
 `models/convolutions.py` that fit the shape, interleaved; the least of the rounds, in milliseconds. "<" marks the form
-that `chosen` takes; its rules were read off this table.
+that a training takes (`chosen`, `convolution_few.forms`); the rules were read off this table.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def row(shape, batch, rounds):
     """The cells of a shape: times of y, of each form of dL/dx and of each of dL/dw."""
     import tensorflow as tf
 
-    from ganspect.models import convolutions
+    from ganspect.models import convolution_few, convolutions
     from ganspect.models.convolutions import TO_IMAGES, TO_KERNEL, TO_SLOPES
 
     side, stride, padding, wide, inputs, outputs, narrow = shape
@@ -94,12 +94,15 @@ def row(shape, batch, rounds):
     )
     whole = ["whole"] if padding == "VALID" and side == wide else []
     fewer = ["winograd"] if 2 <= -(-max(side) // stride) <= 3 else []
+    odd = stride == side[0] % 2 == side[1] % 2 == 1 and wide == tuple(narrow) and wide[1] % 4 == 0
+    odd = odd and max(inputs, outputs) <= 8
+    few = [*(["strips"] if odd and side[1] > 1 else []), *(["fours"] if odd and side == (1, 1) else [])]
     forms = {
-        "x": ["stock", *(["turned"] if stride == 1 else ["phases", "columns"]), *whole, *fewer],
-        "w": ["stock", "windows", *(["rows"] if stride == 1 else []), *whole, *fewer],
+        "x": ["stock", *few, *(["turned"] if stride == 1 else ["phases", "columns"]), *whole, *fewer],
+        "w": ["stock", "windows", *(few if side == (1, 1) else []), *(["rows"] if stride == 1 else []), *whole, *fewer],
     }
     runs = {}
-    for k in ["stock", *(["patches"] if stride == 2 else []), *fewer]:
+    for k in ["stock", *few, *(["patches"] if stride == 2 else []), *fewer]:
         graph = tf.function(lambda x, w, k=k: TO_SLOPES[k](x, w, stride, padding))
         runs["y", k] = lambda graph=graph: graph(x, w)
     for k in forms["x"]:
@@ -111,6 +114,8 @@ def row(shape, batch, rounds):
     times = least(runs, rounds)
     mine = dict(zip("xw", convolutions.chosen(g.shape, w.shape, wide, stride, padding), strict=True))
     mine["y"] = convolutions.chosen_for_slopes(x.shape, w.shape, stride, padding)
+    if convolutions.kernels() == "onednn" and (taken := convolution_few.forms(x.shape, w.shape, stride, padding)):
+        mine = dict(zip("xwy", taken, strict=True))
     cells = {
         c: ", ".join(f"{k} {ms:.1f}{'<' if k == mine.get(c) else ''}" for (a, k), ms in times.items() if a == c)
         for c in "yxw"

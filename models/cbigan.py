@@ -39,7 +39,7 @@ POOLED = 5  # [code] of the six blocks of E and D, all but the last end in 2x2 a
 SLOPE = 0.2  # [code] of every leaky ReLU
 FEATURES = ("joint", "first_conv")
 PAIRINGS = ("joint", "as_coded")
-TOGETHER = 2**18  # pixels of a batch from which D takes real and made ones in one call
+TOGETHER = 2**18  # pixels; in batches of so many D takes real and made images in one call [ours: `judged`]
 WEIGHTS = tuple(i / 10 for i in range(11))  # [code] lambda is swept over these
 
 
@@ -289,7 +289,9 @@ class CBiGAN(Detector):
     def judged(self, *pairs):
         """D's mean output on each pair of images `[B, p, p, C]` and latents `[B, L]`, in training.
 
-        In one call where `TOGETHER`: the same sums in another order, so smaller batches keep the numbers of the tables.
+        All in one call where the images of a pair have `TOGETHER` pixels or more: faster, and but for the order of sums
+        the same, for D has no layer that sees more than one image. Smaller batches, of which the committed tables are,
+        keep their numbers.
         """
         if math.prod(pairs[0][0].shape[:3]) < TOGETHER:
             return [ops.mean(full(self.discriminator(list(pair), training=True)[0])) for pair in pairs]

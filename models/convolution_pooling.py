@@ -5,14 +5,16 @@ The numbers are the same to the last bit: a quarter of a slope is exact.
 
 import numpy as np
 
+from ganspect.models.recorded import recorded
+
 
 def averaged(images):
     """Means of 2x2 pixels: `[B, H, W, C]` to `[B, H / 2, W / 2, C]`, H and W even; its gradient is `copied`."""
     import tensorflow as tf
 
-    @tf.custom_gradient
+    @recorded
     def run(x):
-        return tf.nn.avg_pool2d(x, 2, 2, "VALID"), copied
+        return tf.nn.avg_pool2d(x, 2, 2, "VALID"), lambda slopes: (copied(slopes),)
 
     return run(images)
 
@@ -25,11 +27,11 @@ def copied(slopes):
     block = 2 if width % 2 == 0 else 1  # pixels of a row of a product, which copies faster than `tf.concat` does
     twice = np.kron(np.eye(block), np.tile(np.eye(channels), 2)).astype(slopes.dtype.as_numpy_dtype) / 4
 
-    @tf.custom_gradient
+    @recorded
     def run(g):
         row = tf.linalg.matmul(tf.reshape(g, (-1, block * channels)), twice)
         row = tf.reshape(row, (-1, height, 2 * width * channels))
-        return tf.reshape(tf.concat([row, row], -1), (-1, 2 * height, 2 * width, channels)), averaged
+        return tf.reshape(tf.concat([row, row], -1), (-1, 2 * height, 2 * width, channels)), lambda x: (averaged(x),)
 
     return run(slopes)
 

@@ -66,8 +66,8 @@ def fast():
 def released():
     """Within, a training step is traced; TensorFlow forgets at the end the gradients that were registered for it.
 
-    It keeps for ever what `tf.custom_gradient` registers in a graph, and so the graph of every training of a process.
-    Tapes have their own way to them. Nothing is done on other backends.
+    It keeps for ever what `tf.custom_gradient` registers in a graph, as functions of TensorFlow and Keras do, and so
+    the graph of every training of a process. Tapes have their own way to them. Nothing is done on other backends.
     """
     if keras.backend.backend() != "tensorflow":
         yield
@@ -85,7 +85,7 @@ def released():
 
 
 def install(model):
-    """Lets convolutions, poolings and leaky ReLUs of a built model look here first; once more after layers are added.
+    """Lets a built model's convolutions, poolings and leaky ReLUs look here first; call it again after adding layers.
 
     Nothing is done where TensorFlow sees a GPU, for its kernels there are fast.
     """
@@ -156,7 +156,7 @@ def _of_few(layer, inputs, forms):
 
     if layer.use_bias and tuple(layer.kernel_size) == (1, 1):
         forms = (*forms[:2], "stock")
-    form = Convolution(1, "SAME", forms, recorded)
+    form = Convolution(1, "SAME", forms)
     outputs = form(inputs, tf.convert_to_tensor(layer.kernel))
     if layer.use_bias:
         outputs = convolution_few.biased(outputs, tf.convert_to_tensor(layer.bias))
@@ -265,21 +265,16 @@ class Convolution:
         padding: "SAME" or "VALID".
         forms: `(form of dL/dx, of dL/dw, of y)`, names of `TO_IMAGES`, `TO_KERNEL` and `TO_SLOPES`; None: as chosen
             by `chosen` and `chosen_for_slopes`.
-        differentiable: what gives a function its gradient; None: `tf.custom_gradient`.
     """
 
-    def __init__(self, stride, padding, forms=None, differentiable=None):
-        import tensorflow as tf
-
+    def __init__(self, stride, padding, forms=None):
         self.stride, self.padding, self.forms = stride, padding, forms
-        self.differentiable = differentiable or tf.custom_gradient
 
     def __call__(self, images, kernel):
         """y: images `[B, H, W, I]`, kernel `[k, l, I, O]` to `[B, h, w, O]`."""
-
         size = images.shape[1:3]
 
-        @self.differentiable
+        @recorded
         def run(x, w):
             def gradient(slope):
                 return self.to_images(slope, w, size), self.to_kernel(x, slope, w.shape)
@@ -293,10 +288,9 @@ class Convolution:
 
     def to_images(self, slopes, kernel, size):
         """dL/dx, or a transposed convolution: slopes `[B, h, w, O]`, kernel, size (H, W) to `[B, H, W, I]`."""
-
         form = self.forms[0] if self.forms else chosen(slopes.shape, kernel.shape, size, self.stride, self.padding)[0]
 
-        @self.differentiable
+        @recorded
         def run(g, w):
             def gradient(x):
                 return self(x, w), self.to_kernel(x, g, w.shape)
@@ -307,11 +301,10 @@ class Convolution:
 
     def to_kernel(self, images, slopes, shape):
         """dL/dw: images `[B, H, W, I]`, slopes `[B, h, w, O]`, the kernel's shape to `[k, l, I, O]`."""
-
         size = images.shape[1:3]
         form = self.forms[1] if self.forms else chosen(slopes.shape, shape, size, self.stride, self.padding)[1]
 
-        @self.differentiable
+        @recorded
         def run(x, g):
             def gradient(w):
                 return self.to_images(g, w, size), self(x, w)

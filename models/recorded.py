@@ -1,11 +1,19 @@
-"""Gradients of our own on TensorFlow that leave no trace in its graph."""
+"""Functions of tensors with gradients of our own, for TensorFlow's tapes."""
 
 
 def recorded(fn):
-    """`tf.custom_gradient` for tapes alone: no operation of its own, so that TensorFlow still fuses fn's with others.
+    """What `tf.custom_gradient` does, for `tf.GradientTape` alone (not `tf.gradients`).
+
+    In a graph `tf.custom_gradient` adds an operation, across which TensorFlow fuses nothing, and registers the gradient
+    for the whole process. This does neither. How a tape records is no public setting of TensorFlow: a release that
+    hides it elsewhere makes this an error.
 
     Args:
-        fn: tensors to `(tensor, gradient)`, where gradient takes the tensor's slopes to a tuple of fn's tensors'.
+        fn: tensors to `(tensor, gradient)`; gradient takes dL of that tensor to a tuple of dL of each of fn's tensors,
+            by functions that can be differentiated again.
+
+    Returns:
+        Function of the same tensors to the tensor.
     """
     from tensorflow.python.eager import record
 

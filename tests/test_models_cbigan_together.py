@@ -29,11 +29,8 @@ def test_one_call_of_both_trains_as_two_calls(monkeypatch):
     apart, expected, calls = trained(2**30, monkeypatch)
     together, found, fewer = trained(1, monkeypatch)
     batch = TINY["cbigan"].build().config.batch_size
-    assert calls == [batch] * 5 and fewer == [
-        2 * batch,
-        batch,
-        2 * batch,
-    ]  # D's step, penalty; G and E's
+    assert calls == [batch] * 5  # D's step: real, made, between them for the penalty; that of G and E: real, made
+    assert fewer == [2 * batch, batch, 2 * batch]
     assert together == pytest.approx(apart, rel=1e-4, abs=1e-5)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2.5e-4)  # a step of Adam is 1e-4, of either sign
